@@ -1,0 +1,35 @@
+"""The methods under study; the only module that knows their names."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from enorm_jax.enorm import Params, enorm_step
+from enorm_jax.models import Norm
+from enorm_jax.norms import BatchNorm
+
+Equalize = Callable[[Params, jax.Array], Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How a method changes the network and the training step.
+
+    Attributes:
+      label: its name in figures.
+      norm: normalization layer, as `FullyConnected` takes it, or None.
+      equalize: pure function (params, c) -> params applied after each step, or None.
+    """
+
+    label: str
+    norm: Norm | None = None
+    equalize: Equalize | None = None
+
+
+METHODS: dict[str, Method] = {
+    "baseline": Method("Baseline"),
+    "bn": Method("BN", norm=BatchNorm),
+    "enorm": Method("ENorm", equalize=enorm_step),
+    "enorm+bn": Method("ENorm + BN", norm=BatchNorm, equalize=enorm_step),
+}

@@ -1,0 +1,68 @@
+"""The networks of the papers."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+Norm = Callable[..., nn.Module]
+
+
+class FullyConnected(nn.Module):
+    """The study's network: input -> width, `depth` layers width -> width, width -> classes.
+
+    ReLU after each layer but the last; `norm`, if any, between layer and ReLU. Kernels start
+    He uniform, U(±√(6/fan_in)), biases at zero. Layers are named ``layer_00``, ``layer_01``,
+    ..., zero-padded, so that they sort in order.
+
+    Attributes:
+      depth: number of width x width layers (p in the papers); the network has depth + 2.
+      width: hidden units per layer.
+      classes: outputs.
+      use_bias: whether layers have a bias.
+      norm: value ``norm(train=..., name=...)`` that makes a normalization layer, or None.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax import FullyConnected
+      >>> from enorm_jax.norms import BatchNorm
+      >>> model = FullyConnected(depth=1, width=4, norm=BatchNorm)
+      >>> variables = model.init(jax.random.key(0), jnp.ones((2, 8, 8, 3)), train=False)
+      >>> {name: layer["kernel"].shape for name, layer in variables["params"].items()
+      ...  if "kernel" in layer}
+      {'layer_00': (192, 4), 'layer_01': (4, 4), 'layer_02': (4, 10)}
+
+    Reference:
+      Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019, and its reproducibility study.
+    """
+
+    depth: int
+    width: int = 500
+    classes: int = 10
+    use_bias: bool = False
+    norm: Norm | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Computes the logits.
+
+        Args:
+          x: standardized inputs of shape (batch, ...), flattened here.
+          train: whether normalization uses the batch's statistics.
+
+        Returns:
+          Logits of shape (batch, classes).
+        """
+        x = x.reshape(x.shape[0], -1)
+        digits = max(2, len(str(self.depth + 1)))
+        for k in range(self.depth + 1):
+            x = self._dense(self.width, f"layer_{k:0{digits}d}")(x)
+            if self.norm is not None:
+                x = self.norm(train=train, name=f"norm_{k:0{digits}d}")(x)
+            x = nn.relu(x)
+        return self._dense(self.classes, f"layer_{self.depth + 1:0{digits}d}")(x)
+
+    def _dense(self, units: int, name: str) -> nn.Dense:
+        he_uniform = nn.initializers.he_uniform()
+        return nn.Dense(units, use_bias=self.use_bias, kernel_init=he_uniform, name=name)

@@ -1,0 +1,89 @@
+"""Normalization layers, as values that a model takes: ``norm(train=..., name=...)``."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization with torch's semantics.
+
+    .. math::
+        y = \\gamma (x - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta
+
+    In training, mean and (biased) variance are the batch's, and the running estimates move
+    by ``momentum`` towards the batch's mean and *unbiased* variance. Otherwise the running
+    estimates normalize. Flax's own BatchNorm keeps the biased variance, and its momentum is
+    one minus torch's.
+
+    Attributes:
+      train: whether to use the batch's statistics and update the running ones.
+      momentum: weight of the new batch in the running estimates.
+      epsilon: added to the variance.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax.norms import BatchNorm
+      >>> x = jnp.array([[1.0], [3.0]])
+      >>> variables = BatchNorm(train=False).init(jax.random.key(0), x)
+      >>> _, new = BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
+      >>> [round(float(new["batch_stats"][name][0]), 3) for name in ("mean", "var")]
+      [0.2, 1.1]
+
+    Reference:
+      Ioffe and Szegedy, `Batch Normalization <https://arxiv.org/abs/1502.03167>`_, ICML 2015.
+    """
+
+    train: bool
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes each unit.
+
+        Args:
+          x: activations of shape (batch, units).
+
+        Returns:
+          Array of the same shape.
+
+        Raises:
+          ValueError: if there is one example only to train on; its variance is undefined.
+        """
+        units = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (units,))
+        bias = self.param("bias", nn.initializers.zeros, (units,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (units,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (units,))
+        if self.train:
+            mean, var = jnp.mean(x, axis=0), jnp.var(x, axis=0)
+            if not self.is_initializing():
+                self._update(running_mean, mean)
+                self._update(running_var, var * unbiased(x.shape[0]))
+        else:
+            mean, var = running_mean.value, running_var.value
+        gain = jax.lax.rsqrt(var + self.epsilon) * scale
+        return (x - mean[None, :]) * gain[None, :] + bias[None, :]
+
+    def _update(self, running: nn.Variable, new: jax.Array) -> None:
+        running.value = (1 - self.momentum) * running.value + self.momentum * new
+
+
+def unbiased(n: int) -> float:
+    """Bessel's correction n / (n - 1): from the biased to the unbiased variance of n numbers.
+
+    Raises:
+      ValueError: if n < 2.
+
+    Example:
+      >>> from enorm_jax.norms import unbiased
+      >>> unbiased(4)
+      1.3333333333333333
+    """
+    if n < 2:
+        raise ValueError(
+            f"batch normalization cannot train on a batch of {n}: its variance is undefined; "
+            "use a batch of at least 2"
+        )
+    return n / (n - 1)
