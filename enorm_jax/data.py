@@ -1,0 +1,259 @@
+"""Data sets as uint8 arrays: CIFAR-10 through TensorFlow Datasets, digits from scikit-learn.
+
+`load` never needs TensorFlow. CIFAR-10 is looked for in this order: prepared by TFDS in
+`data_dir`, in ``$TFDS_DATA_DIR``, in ``~/tensorflow_datasets``; in the cache of an earlier
+download; in the official archive, which is downloaded once. Examples come in the order of their TFDS ids (that
+of the archive, where TFDS made them from it), and decoded arrays are cached as uint8 under
+``$XDG_CACHE_HOME/enorm_jax``.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
+logger = logging.getLogger(__name__)
+
+
+class DataNotFoundError(FileNotFoundError):
+    """A data set is neither prepared nor cached, and cannot be downloaded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardization:
+    """From pixels to inputs: ``(pixel / scale - mean) / std``, per channel.
+
+    Attributes:
+      scale: largest pixel value.
+      mean: mean of ``pixel / scale`` per channel.
+      std: deviation of ``pixel / scale`` per channel.
+
+    Example:
+      >>> import numpy as np
+      >>> from enorm_jax.data import Standardization
+      >>> standardize = Standardization(255.0, mean=(0.5,), std=(0.25,))
+      >>> [float(x) for x in standardize(np.array([0, 255], np.uint8)[:, None])[:, 0]]
+      [-2.0, 2.0]
+    """
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: jax.typing.ArrayLike) -> jax.Array:
+        """Standardizes images of shape (..., channels), uint8, to float32."""
+        gain = jnp.asarray([1 / (self.scale * s) for s in self.std], jnp.float32)
+        shift = jnp.asarray(
+            [-m / s for m, s in zip(self.mean, self.std, strict=True)], jnp.float32
+        )
+        x = jnp.asarray(images).astype(jnp.float32)
+        return x * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(shift, x.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels of a data set, on the host; compared and hashed by identity.
+
+    Attributes:
+      name: as given to `load`.
+      train_images: (N, height, width, channels), uint8.
+      train_labels: (N,), int32.
+      test_images: (M, height, width, channels), uint8.
+      test_labels: (M,), int32.
+      classes: number of classes.
+      standardization: how pixels become inputs.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: int
+    standardization: Standardization
+
+
+# The published deviations are means of per-image deviations; the pixels' own deviations are
+# (0.2470, 0.2435, 0.2616). The published ones are what the study trained with.
+CIFAR10_STANDARDIZATION = Standardization(
+    255.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
+)
+# Mean and deviation of the training pixels, over 16.
+DIGITS_STANDARDIZATION = Standardization(16.0, mean=(0.305,), std=(0.376,))
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Loads a data set.
+
+    Args:
+      name: ``"cifar10"`` (50,000 and 10,000 images, 32 x 32 x 3) or ``"digits"`` (scikit-learn's
+        1,797 images, 8 x 8 x 1, of which every fifth is for testing).
+      data_dir: directory in which TFDS prepared CIFAR-10, or that holds the official archive
+        ``cifar-10-binary.tar.gz``; by default ``$TFDS_DATA_DIR``, then TFDS's own.
+
+    Returns:
+      A `Dataset` of host arrays.
+
+    Raises:
+      ValueError: if the name is unknown.
+      DataNotFoundError: if CIFAR-10 is nowhere and cannot be downloaded.
+
+    Example:
+      >>> from enorm_jax.data import load
+      >>> digits = load("digits")
+      >>> digits.train_images.shape, digits.test_images.shape
+      ((1437, 8, 8, 1), (360, 8, 8, 1))
+
+    Reference:
+      Krizhevsky, Learning multiple layers of features from tiny images, 2009. `TensorFlow
+      Datasets <https://www.tensorflow.org/datasets>`_.
+    """
+    if name == "digits":
+        return _digits()
+    if name == "cifar10":
+        arrays = _cifar10(Path(data_dir).expanduser() if data_dir else None)
+        return Dataset(name, *arrays, classes=10, standardization=CIFAR10_STANDARDIZATION)
+    raise ValueError(f"unknown data set {name!r}: choose 'cifar10' or 'digits'")
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    bunch = load_digits()
+    images = bunch.images.astype(np.uint8)[..., None]
+    labels = bunch.target.astype(np.int32)
+    test = np.arange(len(labels)) % 5 == 0
+    return Dataset(
+        "digits",
+        images[~test],
+        labels[~test],
+        images[test],
+        labels[test],
+        classes=10,
+        standardization=DIGITS_STANDARDIZATION,
+    )
+
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _cifar10(data_dir: Path | None) -> Arrays:
+    if data_dir is not None:
+        if (prepared := _prepared(data_dir)) is not None:
+            return _cached(_fingerprint(prepared), lambda: _read_prepared(prepared))
+        if (data_dir / CIFAR10_ARCHIVE).is_file():
+            return _cached("archive", lambda: _read_archive(data_dir))
+        raise DataNotFoundError(
+            f"{data_dir} holds neither cifar10 prepared by TFDS as array_record "
+            f"(cifar10/<version>/) nor {CIFAR10_ARCHIVE}: "
+            "give another --data-dir, or try --dataset digits"
+        )
+    for directory in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"):
+        if directory and (prepared := _prepared(Path(directory).expanduser())) is not None:
+            return _cached(_fingerprint(prepared), lambda: _read_prepared(prepared))
+    return _cached("archive", lambda: _read_archive(None))
+
+
+def _prepared(data_dir: Path) -> Path | None:
+    """The newest version of cifar10 that TFDS prepared here in a format it reads without TF."""
+    versions = sorted((data_dir / "cifar10").glob("*/dataset_info.json"))
+    readable = [info.parent for info in versions if any(info.parent.glob("*.array_record*"))]
+    return readable[-1] if readable else None
+
+
+def _fingerprint(prepared: Path) -> str:
+    """Names the cache of a prepared directory, so that another directory gets another."""
+    files = sorted((path.name, path.stat().st_size) for path in prepared.iterdir())
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:12]
+
+
+def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
+    """The arrays from the cache if it holds them, else read and put there."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "enorm_jax"
+    path = folder / f"cifar10-{key}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            return tuple(file[name] for name in ARRAY_NAMES)  # type: ignore[return-value]
+    logger.info("decoding CIFAR-10 once, about half a minute; cached in %s", folder)
+    arrays = read()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+        np.savez(file, **dict(zip(ARRAY_NAMES, arrays, strict=True)))
+    os.replace(file.name, path)
+    return arrays
+
+
+def _read_prepared(prepared: Path) -> Arrays:
+    import tensorflow_datasets as tfds  # takes a second to import
+
+    builder = tfds.builder_from_directory(prepared)
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        # TFDS shuffles once when it prepares; its ids count the archive's order.
+        examples = sorted(builder.as_data_source(split=split), key=lambda example: example["id"])
+        images = np.stack([example["image"] for example in examples])
+        return images, np.array([example["label"] for example in examples], np.int32)
+
+    return *read("train"), *read("test")
+
+
+def _read_archive(folder: Path | None) -> Arrays:
+    """Reads the official archive, from a folder or else downloaded, checked by TFDS's SHA-256."""
+    import requests
+    import tensorflow_datasets as tfds  # takes a second to import
+
+    mismatch = tfds.download.download_manager.NonMatchingChecksumError
+    with tempfile.TemporaryDirectory() as scratch:
+        manager = tfds.download.DownloadManager(
+            download_dir=scratch, manual_dir=folder, force_checksums_validation=True
+        )
+        try:
+            if folder is None:  # TFDS itself retries for minutes before it gives up
+                requests.head(CIFAR10_URL, timeout=10).raise_for_status()
+            archive = manager.download(CIFAR10_URL)
+        # every failure of requests is an OSError
+        except (OSError, mismatch, tfds.download.DownloadError) as error:
+            fault = f"{folder / CIFAR10_ARCHIVE} is damaged" if folder else (
+                "CIFAR-10 is not prepared and could not be downloaded"
+            )
+            raise DataNotFoundError(
+                f"{fault}: give --data-dir with a directory that TFDS prepared, "
+                "or try --dataset digits"
+            ) from error
+        return parse_archive(Path(archive))
+
+
+def parse_archive(archive: Path) -> Arrays:
+    """Reads CIFAR-10's official binary archive.
+
+    Each record is one byte of label and 3 x 32 x 32 bytes of image, channels first.
+
+    Args:
+      archive: path of ``cifar-10-binary.tar.gz``.
+
+    Returns:
+      Training images (N, 32, 32, 3) uint8, training labels (N,) int32, and both for testing.
+    """
+    with tarfile.open(archive) as tar:
+
+        def read(*names: str) -> tuple[np.ndarray, np.ndarray]:
+            files = (tar.extractfile(f"cifar-10-batches-bin/{name}") for name in names)
+            raw = b"".join(file.read() for file in files if file is not None)
+            records = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+            images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            return np.ascontiguousarray(images), records[:, 0].astype(np.int32)
+
+        train = read(*(f"data_batch_{i}.bin" for i in range(1, 6)))
+        return *train, *read("test_batch.bin")
