@@ -1,0 +1,119 @@
+"""Arrays of a pytree in one safetensors file, written whole or not at all."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+def save_arrays(path: Path, tree: Any, metadata: dict[str, Any]) -> None:
+    """Writes the arrays of a pytree and JSON metadata to one file, atomically.
+
+    Arrays are named by their place in the tree, such as ``layer_00.kernel``.
+
+    Args:
+      path: file to write; replaced if there.
+      tree: pytree of arrays.
+      metadata: what JSON can hold.
+
+    Raises:
+      OSError: if the folder cannot be written.
+    """
+    host = jax.device_get(tree)
+    arrays = {_name(keys): np.ascontiguousarray(leaf) for keys, leaf in _leaves(host)}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(arrays, temporary, metadata={"json": json.dumps(metadata)})
+    os.replace(temporary, path)
+
+
+def load_arrays(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+    """Reads what `save_arrays` wrote into a pytree of known structure.
+
+    Args:
+      path: file to read.
+      like: pytree of arrays or of `jax.ShapeDtypeStruct` with the structure to fill.
+
+    Returns:
+      The pytree with the file's arrays, and the metadata.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged or holds other arrays.
+    """
+    arrays, metadata = _read(path)
+    leaves = _leaves(like)
+    wanted = {_name(keys): (tuple(leaf.shape), np.dtype(leaf.dtype)) for keys, leaf in leaves}
+    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    if wanted != found:
+        raise ValueError(f"{path} holds other arrays than this run's")
+    values = [arrays[_name(keys)] for keys, _ in leaves]
+    return jax.tree.unflatten(jax.tree.structure(like), values), metadata
+
+
+def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the parameters that a sweep kept with ``--save-params``.
+
+    Args:
+      path: a cell's ``.safetensors`` file.
+
+    Returns:
+      Parameters as nested dictionaries, ``{"layer_00": {"kernel": (R, in, out)}, ...}`` with a
+      leading axis of R runs, and the cell's settings.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged.
+    """
+    arrays, metadata = _read(Path(path))
+    params: dict[str, Any] = {}
+    for name, array in arrays.items():
+        layer, _, kind = name.partition(".")
+        params.setdefault(layer, {})[kind] = array
+    return params, metadata
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Reads the metadata of a file that `save_arrays` wrote, and no array.
+
+    Args:
+      path: file to read.
+
+    Returns:
+      The metadata.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged.
+    """
+    with _opened(path) as file:
+        return json.loads(file.metadata()["json"])
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with _opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, json.loads(file.metadata()["json"])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: delete it to start that cell again") from error
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _name(keys: Any) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")

@@ -1,0 +1,159 @@
+"""A cell's file: written whole or not at all, read back, with its provenance."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.stats
+
+PACKAGES = ("enorm_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON to a temporary name beside the file and renames it.
+
+    Args:
+      path: file to write; replaced if there.
+      content: what JSON can hold; NaN and infinity cannot be told apart in JSON, so they are
+        refused: pass None.
+
+    Raises:
+      ValueError: if a number is not finite.
+      OSError: if the folder cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads all finished cells of a folder, in the order of their names.
+
+    Args:
+      folder: where a sweep wrote its cells.
+
+    Returns:
+      One dictionary per cell.
+
+    Raises:
+      FileNotFoundError: if there is no such folder.
+      ValueError: if a file is not readable as JSON.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: give one that holds a sweep's results")
+    cells = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            cell = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not readable as JSON: delete or restore it") from error
+        if isinstance(cell, dict) and "test_accuracy" in cell:
+            cells.append(cell)
+    return cells
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result comes from: versions, device, commit and date.
+
+    Returns:
+      Dictionary with ``versions``, ``device``, ``commit`` (None outside a git checkout;
+      ends in ``+changes`` if the package's or the experiments' files differ from it), ``date``.
+    """
+    device = jax.devices()[0]
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES},
+        "device": {
+            "platform": device.platform,
+            "kind": _cpu_model() if device.platform == "cpu" else device.device_kind,
+            "count": jax.device_count(),
+            "cpus": cpus,
+        },
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def rounded(values: Any) -> Any:
+    """Nested lists of floats from float32 arrays, in their shortest form; None if not finite.
+
+    Args:
+      values: array, or nested lists of arrays, of any shape.
+
+    Returns:
+      The same nesting as lists; each number prints as float32 does.
+
+    Example:
+      >>> import numpy as np
+      >>> from enorm_jax.results import rounded
+      >>> rounded(np.array([0.1, np.nan], np.float32))
+      [0.1, None]
+    """
+    if isinstance(values, (list, tuple)) or getattr(values, "ndim", 0):
+        return [rounded(value) for value in values]
+    return float(str(np.float32(values))) if np.isfinite(values) else None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half-width of its 95 % confidence interval, by Student's t.
+
+    .. math:: \\bar x \\pm t_{0.975, n-1} \\, s / \\sqrt{n}
+
+    Args:
+      values: n measurements, n >= 1.
+
+    Returns:
+      Mean, and half-width or None for a single measurement.
+
+    Example:
+      >>> from enorm_jax.results import interval
+      >>> mean, half = interval([54.0, 55.0, 56.0])
+      >>> mean, round(half, 2)
+      (55.0, 2.48)
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    standard_error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return mean, float(scipy.stats.t.ppf(0.975, len(values) - 1) * standard_error)
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        code = ("enorm_jax", "experiments", ":!experiments/results")
+        changed = git("status", "--porcelain", "--", *code)
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "cpu"
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else "cpu"

@@ -1,0 +1,346 @@
+"""Cells of an experiment: one file each, run once, resumed by cell and by epoch."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
+from enorm_jax.data import Dataset
+from enorm_jax.methods import METHODS
+from enorm_jax.models import FullyConnected
+from enorm_jax.results import provenance, rounded, write_json
+from enorm_jax.training import (
+    Epoch,
+    Hyperparameters,
+    Recipe,
+    TrainState,
+    compile_program,
+    first_divergence,
+    fit,
+    hyperparameters,
+    init_states,
+)
+
+# A diverged seed starts again as seed + RESTART_STRIDE, clear of the seeds a user counts out.
+RESTART_STRIDE = 1_000_000
+CURVES = ("train_loss", "test_loss", "test_accuracy", "kernel_norms")
+
+History = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One setting with all its seeds.
+
+    Attributes:
+      experiment: name of the experiment, ``"fc"``.
+      dataset: as for `enorm_jax.data.load`.
+      method: a key of `METHODS`.
+      depth: number of hidden-to-hidden layers p.
+      width: hidden units per layer.
+      bias: whether layers have a bias.
+      epochs: number of epochs.
+      learning_rate: initial rate.
+      c: ratio of norms that ENorm aims at; None for a method without ENorm.
+      batch_size: images in a step.
+      weight_decay: λ on all parameters.
+      precision: of the matrix products.
+      restarts: how often a diverged seed starts again with another one.
+      seeds: one per run.
+    """
+
+    experiment: str
+    dataset: str
+    method: str
+    depth: int
+    width: int
+    bias: bool
+    epochs: int
+    learning_rate: float
+    c: float | None
+    batch_size: int
+    weight_decay: float
+    precision: str
+    restarts: int
+    seeds: tuple[int, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return dataclasses.asdict(self) | {"seeds": list(self.seeds)}
+
+    @property
+    def stem(self) -> str:
+        """Name of the cell's files: readable, and unique to its settings."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+        bias = "-bias" if self.bias else ""
+        seeds = self.seeds
+        spread = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+        return (
+            f"{self.experiment}-{self.dataset}-{self.method}-p{self.depth:02d}{bias}"
+            f"-seed{spread}-{digest[:8]}"
+        )
+
+    def result_path(self, folder: Path) -> Path:
+        """The cell's file; that it is there says that the cell is done."""
+        return folder / f"{self.stem}.json"
+
+    def params_path(self, folder: Path) -> Path:
+        """Where the parameters after the last epoch are kept, if asked for."""
+        return folder / f"{self.stem}.safetensors"
+
+    def checkpoint_path(self, folder: Path) -> Path:
+        """Where the cell in progress is kept, epoch by epoch."""
+        return folder / f"{self.stem}.checkpoint.safetensors"
+
+
+def same_setting(cell: Cell, result: dict[str, Any]) -> bool:
+    """Whether a result was made at the cell's settings, whatever the seeds."""
+    settings = cell.settings()
+    return all(result.get(key) == settings[key] for key in settings if key != "seeds")
+
+
+def without_done_seeds(cell: Cell, results: Iterable[dict[str, Any]]) -> Cell | None:
+    """The cell with the seeds that no result has yet, or None if all are done.
+
+    Args:
+      cell: a cell as asked for.
+      results: finished cells, from `read_results`.
+
+    Returns:
+      The cell that is left to run.
+    """
+    done = {seed for result in results if same_setting(cell, result) for seed in result["seeds"]}
+    left = tuple(seed for seed in cell.seeds if seed not in done)
+    return dataclasses.replace(cell, seeds=left) if left else None
+
+
+def recipe(cell: Cell, dataset: Dataset) -> Recipe:
+    """The static part of a cell's program.
+
+    Args:
+      cell: the cell.
+      dataset: its data.
+
+    Returns:
+      A `Recipe`; cells that differ only in learning rate, c, weight decay and seeds share it.
+    """
+    method = METHODS[cell.method]
+    return Recipe(
+        model=FullyConnected(
+            depth=cell.depth,
+            width=cell.width,
+            classes=dataset.classes,
+            use_bias=cell.bias,
+            norm=method.norm,
+        ),
+        equalize=method.equalize,
+        standardization=dataset.standardization,
+        batch_size=cell.batch_size,
+        epochs=cell.epochs,
+        train_size=len(dataset.train_labels),
+    )
+
+
+def run_cell(
+    cell: Cell,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    save_params: bool = False,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> dict[str, Any]:
+    """Trains a cell's seeds in parallel and writes its file, going on where it was stopped.
+
+    After every epoch the states are written beside the file, so that a killed run loses the
+    epoch in progress at most; what it ends with is the same, bit by bit.
+
+    Args:
+      cell: the cell.
+      dataset: its data.
+      folder: where to write.
+      save_params: whether to keep the parameters after the last epoch.
+      on_epoch: called after each epoch, for display.
+
+    Returns:
+      The content of the cell's file.
+
+    Raises:
+      OSError: if the folder cannot be written.
+      ValueError: if a checkpoint is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = provenance()  # of the code that runs, whatever happens to the files meanwhile
+    attempts, states = _load_checkpoint(cell, dataset, folder)
+    lost = list(range(len(cell.seeds)))
+    for number in range(cell.restarts + 1):
+        if number == len(attempts):
+            seeds = [cell.seeds[i] + number * RESTART_STRIDE for i in lost]
+            attempts.append(_new_history(seeds))
+            states = None
+        if number == len(attempts) - 1:
+            states = _train(cell, dataset, folder, attempts, states, on_epoch)
+            if save_params:
+                _save_params(cell, folder, states, lost)
+        lost = [i for i, d in zip(lost, attempts[number]["diverged"], strict=True) if d]
+        if not lost:
+            break
+    result = _result(cell, attempts) | origin
+    write_json(cell.result_path(folder), result)
+    cell.checkpoint_path(folder).unlink(missing_ok=True)
+    return result
+
+
+def progress(cell: Cell, folder: Path) -> int:
+    """The number of epochs that a cell in progress has behind it."""
+    path = cell.checkpoint_path(folder)
+    if not path.exists():
+        return 0
+    return len(read_metadata(path)["attempts"][-1]["seconds"])
+
+
+def _train(
+    cell: Cell,
+    dataset: Dataset,
+    folder: Path,
+    attempts: list[History],
+    states: TrainState | None,
+    on_epoch: Callable[[Epoch], None],
+) -> TrainState:
+    """Trains the last attempt to its end, saving every epoch; returns the final states."""
+    history = attempts[-1]
+    done = len(history["seconds"])
+    if states is not None and (done == cell.epochs or all(history["diverged"])):
+        return states
+    runs = len(history["seeds"])
+    program = _program(recipe(cell, dataset), dataset, runs)
+    history["compile_seconds"] = program.compile_seconds
+    hyper = _hyper(cell, runs)
+    resume = None if states is None else (done, jax.device_put(states))
+    for epoch in fit(program, history["seeds"], hyper, cell.epochs, resume=resume):
+        _record(history, epoch)
+        states = epoch.states
+        save_arrays(cell.checkpoint_path(folder), states, {"attempts": attempts})
+        on_epoch(epoch)
+        if all(history["diverged"]):
+            break
+    assert states is not None
+    return states
+
+
+# Cells that differ only in what is traced share a program; one is kept, for the data it holds.
+_program = functools.lru_cache(maxsize=1)(compile_program)
+
+
+def _hyper(cell: Cell, runs: int) -> Hyperparameters:
+    return hyperparameters(
+        runs,
+        learning_rate=cell.learning_rate,
+        c=1.0 if cell.c is None else cell.c,
+        weight_decay=cell.weight_decay,
+    )
+
+
+def _new_history(seeds: Sequence[int]) -> History:
+    """Per run what a result holds, as JSON; it travels in the checkpoint's metadata."""
+    return {
+        "seeds": list(seeds),
+        "diverged": [None] * len(seeds),
+        "curves": {name: [[] for _ in seeds] for name in CURVES},
+        "seconds": [],
+        "compile_seconds": None,
+    }
+
+
+def _record(history: History, epoch: Epoch) -> None:
+    history["seconds"].append(round(epoch.seconds, 4))
+    values = {
+        "train_loss": epoch.losses.mean(axis=1),
+        "test_loss": epoch.test_loss,
+        "test_accuracy": epoch.test_accuracy,
+        "kernel_norms": epoch.kernel_norms,
+    }
+    for run, step in enumerate(first_divergence(epoch)):
+        if step is not None and history["diverged"][run] is None:
+            history["diverged"][run] = {"epoch": epoch.index, "step": step}
+        lost = history["diverged"][run] is not None
+        for name, value in values.items():
+            # argmax over NaN would count as an accuracy of 10 %
+            history["curves"][name][run].append(
+                None if lost and name == "test_accuracy" else rounded(value[run])
+            )
+
+
+def _load_checkpoint(
+    cell: Cell, dataset: Dataset, folder: Path
+) -> tuple[list[History], TrainState | None]:
+    path = cell.checkpoint_path(folder)
+    if not path.exists():
+        return [], None
+    attempts = read_metadata(path)["attempts"]
+    runs = len(attempts[-1]["seeds"])
+    example = jax.ShapeDtypeStruct((1, *dataset.train_images.shape[1:]), np.uint8)
+    like = jax.eval_shape(
+        lambda seeds, hyper, example: init_states(recipe(cell, dataset), seeds, hyper, example),
+        jax.ShapeDtypeStruct((runs,), np.uint32),
+        _hyper(cell, runs),
+        example,
+    )
+    states, _ = load_arrays(path, like)
+    return attempts, states
+
+
+def _save_params(cell: Cell, folder: Path, states: TrainState, lost: Sequence[int]) -> None:
+    """Writes the runs' parameters; those of restarted runs replace the diverged ones'."""
+    path, params = cell.params_path(folder), jax.device_get(states.params)
+    if len(lost) < len(cell.seeds):
+        old, _ = load_arrays(path, jax.tree.map(lambda leaf: _grown(leaf, cell), params))
+        params = jax.tree.map(lambda a, b: _with_rows(a, lost, b), old, params)
+    save_arrays(path, params, cell.settings())
+
+
+def _grown(leaf: np.ndarray, cell: Cell) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((len(cell.seeds), *leaf.shape[1:]), leaf.dtype)
+
+
+def _with_rows(leaf: np.ndarray, rows: Sequence[int], values: np.ndarray) -> np.ndarray:
+    leaf = leaf.copy()
+    leaf[list(rows)] = values
+    return leaf
+
+
+def _result(cell: Cell, attempts: Sequence[History]) -> dict[str, Any]:
+    """The cell's file: for each seed its last attempt, and where earlier ones diverged."""
+    last: dict[int, tuple[History, int]] = {}
+    restarted: dict[int, list[dict[str, int]]] = {seed: [] for seed in cell.seeds}
+    for number, history in enumerate(attempts):
+        for run, used in enumerate(history["seeds"]):
+            seed = used - number * RESTART_STRIDE
+            if number:
+                before, row = last[seed]
+                restarted[seed].append({"seed": before["seeds"][row], **before["diverged"][row]})
+            last[seed] = (history, run)
+    runs = [last[seed] for seed in cell.seeds]
+    diverged = [history["diverged"][run] for history, run in runs]
+    curves = {name: [history["curves"][name][run] for history, run in runs] for name in CURVES}
+
+    def final(name: str) -> list[float | None]:
+        pairs = zip(curves[name], diverged, strict=True)
+        return [None if lost else curve[-1] for curve, lost in pairs]
+
+    seconds = [second for history in attempts for second in history["seconds"]]
+    return {
+        **cell.settings(),
+        **{name: final(name) for name in ("test_accuracy", "test_loss", "train_loss")},
+        "diverged": diverged,
+        "restarted": [restarted[seed] for seed in cell.seeds],
+        "curves": curves,
+        "seconds_per_epoch": round(float(np.median(seconds)), 4),
+        "compile_seconds": round(sum(history["compile_seconds"] for history in attempts), 2),
+    }
