@@ -1,0 +1,221 @@
+"""What every script of the project shares: argument types, and one line for a fault."""
+
+import argparse
+import difflib
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+
+class InputError(Exception):
+    """A fault in what the user gave; its one line names the fault and the remedy."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that answers a fault with one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line, with the nearest flag if one was misspelt."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        unknown = re.findall(r"--[\w-]+", message) if "unrecognized" in message else []
+        near = [match for flag in unknown for match in difflib.get_close_matches(flag, flags, 1)]
+        hint = f"did you mean {' '.join(near)}? " if near else ""
+        raise SystemExit(_complain(self.prog, f"{message}; {hint}see --help"))
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps a script's own text as written, and adds defaults to the arguments' help."""
+
+
+def run(main: Callable[[], None], again: str = "run the same command to go on") -> None:
+    """Runs a script's main function and turns faults into one line and an exit status.
+
+    Args:
+      main: the script's main function.
+      again: what to do after an interruption.
+
+    Raises:
+      SystemExit: 2 for a fault in the input or its files, 130 when interrupted.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("enorm_jax").setLevel(logging.INFO)
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(f"\nstopped; finished epochs are kept: {again}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (InputError, OSError, ValueError) as error:
+        raise SystemExit(_complain(sys.argv[0].rsplit("/", 1)[-1], str(error))) from None
+
+
+def _complain(program: str, message: str) -> int:
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def depths(text: str) -> tuple[int, ...]:
+    """Parses depths: ``1-19`` is 1, 3, ..., 19 as in the study, ``1-19:1`` every one, ``1,9`` two.
+
+    Args:
+      text: comma-separated numbers and ranges.
+
+    Returns:
+      Depths, each once, in order.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is no such list.
+
+    Example:
+      >>> from enorm_jax.cli import depths
+      >>> depths("1-7"), depths("1-3:1"), depths("9,1")
+      ((1, 3, 5, 7), (1, 2, 3), (1, 9))
+    """
+    return tuple(sorted(set(_numbers(text, step=2, example="1-19, 1-19:1 or 1,9,19"))))
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Parses seeds: ``3`` is 0, 1, 2; ``1000-1002`` and ``5,7`` name them.
+
+    Args:
+      text: a count, or comma-separated numbers and ranges.
+
+    Returns:
+      Seeds, each once, in order.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is no such list.
+
+    Example:
+      >>> from enorm_jax.cli import seeds
+      >>> seeds("3"), seeds("1000-1002"), seeds("5,7")
+      ((0, 1, 2), (1000, 1001, 1002), (5, 7))
+    """
+    if text.isdecimal():
+        if int(text) < 1:
+            raise argparse.ArgumentTypeError("give at least one seed")
+        return tuple(range(int(text)))
+    return tuple(sorted(set(_numbers(text, step=1, example="3, 1000-1002 or 5,7"))))
+
+
+def _numbers(text: str, step: int, example: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+)(?::(\d+))?)?\s*", part)
+        stop = int(match[2] or match[1]) if match else 0
+        stride = int(match[3] or step) if match else 0
+        if not match or stride == 0 or stop < int(match[1]):
+            raise argparse.ArgumentTypeError(f"cannot read {text!r}: write {example}")
+        numbers.extend(range(int(match[1]), stop + 1, stride))
+    return numbers
+
+
+def positive_int(text: str) -> int:
+    """Parses an integer of at least 1.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is none.
+
+    Example:
+      >>> from enorm_jax.cli import positive_int
+      >>> positive_int("60")
+      60
+    """
+    return int(_number(text, int, lambda n: n >= 1, "a whole number of at least 1"))
+
+
+def count(text: str) -> int:
+    """Parses an integer of at least 0.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is none.
+
+    Example:
+      >>> from enorm_jax.cli import count
+      >>> count("0")
+      0
+    """
+    return int(_number(text, int, lambda n: n >= 0, "a whole number of at least 0"))
+
+
+def positive_float(text: str) -> float:
+    """Parses a finite number above 0.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is none.
+
+    Example:
+      >>> from enorm_jax.cli import positive_float
+      >>> positive_float("1.2")
+      1.2
+    """
+    return _number(text, float, lambda x: 0 < x < math.inf, "a number above 0")
+
+
+def non_negative_float(text: str) -> float:
+    """Parses a finite number of at least 0.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is none.
+
+    Example:
+      >>> from enorm_jax.cli import non_negative_float
+      >>> non_negative_float("0")
+      0.0
+    """
+    return _number(text, float, lambda x: 0 <= x < math.inf, "a number of at least 0")
+
+
+def floats(text: str) -> tuple[float, ...]:
+    """Parses comma-separated finite numbers above 0.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is no such list.
+
+    Example:
+      >>> from enorm_jax.cli import floats
+      >>> floats("0.1,0.01")
+      (0.1, 0.01)
+    """
+    return tuple(positive_float(part) for part in text.split(","))
+
+
+def choices(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Makes a parser of comma-separated names, or ``all``.
+
+    Args:
+      known: the names there are.
+
+    Returns:
+      Function from text to names.
+
+    Example:
+      >>> from enorm_jax.cli import choices
+      >>> choices(["bn", "enorm"])("all")
+      ('bn', 'enorm')
+    """
+
+    def parse(text: str) -> tuple[str, ...]:
+        if text == "all":
+            return tuple(known)
+        names = tuple(text.split(","))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(
+                    f"unknown {name!r}: choose from {', '.join(known)}, or all"
+                )
+        return names
+
+    return parse
+
+
+def _number(text: str, kind: Callable[[str], Any], ok: Callable[[Any], bool], wanted: str) -> Any:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if not ok(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return number

@@ -1,0 +1,165 @@
+"""Figures from cells: ours filled, published hollow, readable without colour."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from enorm_jax import published
+from enorm_jax.methods import METHODS
+from enorm_jax.results import interval
+
+# One colour and marker per method in all figures: Okabe and Ito's palette, which colour-blind
+# readers can tell apart.
+STYLES = {
+    "baseline": {"color": "#000000", "marker": "o", "linestyle": "-"},
+    "bn": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
+    "enorm": {"color": "#D55E00", "marker": "^", "linestyle": "-."},
+    "enorm+bn": {"color": "#009E73", "marker": "D", "linestyle": ":"},
+}
+SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision", "restarts")
+
+Result = dict[str, Any]
+
+
+def accuracy_over_depth(results: Sequence[Result], stem: Path) -> list[Path]:
+    """Draws test accuracy over depth, with 95 % intervals, beside the study's published points.
+
+    One panel without and one with bias, if there are both. Results of the same setting and
+    different seeds are pooled; results at other settings become a series of their own, named by
+    what differs. Settings at which a run diverged are marked at the foot.
+
+    Args:
+      results: cells of one data set, from `read_results`.
+      stem: path of the drawings without suffix.
+
+    Returns:
+      Paths of the SVG and the PNG.
+
+    Raises:
+      ValueError: if there are no results, or of several data sets.
+    """
+    datasets = {result["dataset"] for result in results}
+    if len(datasets) != 1:
+        raise ValueError(
+            f"cannot draw one figure of {'no results' if not datasets else sorted(datasets)}: "
+            "give a folder with finished cells of one data set"
+        )
+    panels = sorted({result["bias"] for result in results})
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(7.0 * len(panels), 4.8), squeeze=False, sharey=True,
+        layout="constrained",
+    )
+    for axis, bias in zip(axes[0], panels, strict=True):
+        _panel(axis, [result for result in results if result["bias"] == bias], bias)
+    axes[0][0].set_ylabel(f"test accuracy on {datasets.pop()} (%)")
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
+    for path in paths:
+        # No date: the same results give the same file.
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(path, dpi=150, metadata=metadata)
+    plt.close(figure)
+    return paths
+
+
+def _panel(axis: Axes, results: list[Result], bias: bool) -> None:
+    for method in METHODS:
+        own = [result for result in results if result["method"] == method]
+        for suffix, series in _series(own):
+            _draw_series(axis, method, suffix, series)
+        if own and own[0]["dataset"] == "cifar10":
+            _draw_published(axis, method, bias)
+    depths = sorted({result["depth"] for result in results})
+    axis.set_xticks(depths)
+    axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
+    axis.set_title("with bias" if bias else "without bias")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
+
+
+def _width(results: Sequence[Result]) -> int | None:
+    widths = {result["width"] for result in results}
+    return widths.pop() if len(widths) == 1 else None
+
+
+def _series(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Splits a method's results by every setting of which there are several."""
+    varying = [key for key in SETTINGS if len({result[key] for result in results}) > 1]
+    rates: dict[int, set[float]] = {}
+    for result in results:
+        rates.setdefault(result["depth"], set()).add(result["learning_rate"])
+    if any(len(found) > 1 for found in rates.values()):
+        varying.append("learning_rate")
+    series: dict[str, list[Result]] = {}
+    for result in results:
+        suffix = ", ".join(f"{key.replace('_', ' ')} {result[key]}" for key in varying)
+        series.setdefault(suffix, []).append(result)
+    return sorted(series.items())
+
+
+def pooled(results: Sequence[Result]) -> tuple[dict[int, list[float]], dict[int, int]]:
+    """Accuracies and number of diverged runs by depth, each seed once.
+
+    Args:
+      results: cells of one method and setting.
+
+    Returns:
+      Mapping from depth to the accuracies (%) of the runs that did not diverge, and mapping
+      from depth to the number of those that did.
+    """
+    accuracies: dict[int, list[float]] = {}
+    diverged: dict[int, int] = {}
+    seen = set()
+    for result in results:
+        for seed, value in zip(result["seeds"], result["test_accuracy"], strict=True):
+            if (result["depth"], seed) in seen:
+                continue
+            seen.add((result["depth"], seed))
+            if value is None:
+                diverged[result["depth"]] = diverged.get(result["depth"], 0) + 1
+            else:
+                accuracies.setdefault(result["depth"], []).append(value)
+    return accuracies, diverged
+
+
+def _draw_series(axis: Axes, method: str, suffix: str, results: Sequence[Result]) -> None:
+    accuracies, diverged = pooled(results)
+    counts = {len(values) for values in accuracies.values()}
+    runs = f"n = {min(counts)}" + (f"–{max(counts)}" if len(counts) > 1 else "") if counts else ""
+    label = ", ".join(part for part in (METHODS[method].label, suffix, runs) if part)
+    depths = sorted(accuracies)
+    summary = [interval(accuracies[depth]) for depth in depths]
+    axis.errorbar(
+        depths,
+        [mean for mean, _ in summary],
+        yerr=[half or 0 for _, half in summary],
+        capsize=3,
+        markersize=6,
+        label=label,
+        **STYLES[method],
+    )
+    for depth, runs_lost in diverged.items():
+        axis.annotate(
+            f"{METHODS[method].label}: {runs_lost} diverged",
+            (depth, 0.02), xycoords=("data", "axes fraction"),
+            rotation=90, fontsize=7, ha="center", va="bottom", color=STYLES[method]["color"],
+        )  # fmt: skip
+
+
+def _draw_published(axis: Axes, method: str, bias: bool) -> None:
+    points = published.accuracies("study", method, bias)
+    axis.plot(
+        list(points),
+        list(points.values()),
+        color=STYLES[method]["color"],
+        marker=STYLES[method]["marker"],
+        markerfacecolor="none",
+        linestyle="none",
+        label=f"{METHODS[method].label}, published",
+    )

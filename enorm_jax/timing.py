@@ -1,0 +1,69 @@
+"""How much work an epoch is, and how fast this device multiplies matrices."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def parameter_count(depth: int, width: int, inputs: int, classes: int = 10) -> int:
+    """Weights of the study's network, biases not counted.
+
+    Args:
+      depth: number of hidden-to-hidden layers p.
+      width: hidden units per layer.
+      inputs: pixels times channels.
+      classes: outputs.
+
+    Returns:
+      inputs·width + p·width² + width·classes.
+
+    Example:
+      >>> from enorm_jax.timing import parameter_count
+      >>> parameter_count(depth=9, width=500, inputs=3072)
+      3791000
+    """
+    return inputs * width + depth * width**2 + width * classes
+
+
+def epoch_flops(parameters: int, images: int) -> float:
+    """Floating-point operations of an epoch of training: 6 per weight and image.
+
+    Two for the product forward, four for the two products backward. The first layer needs no
+    gradient of its input, so that a little less is really done.
+
+    Args:
+      parameters: weights of the network.
+      images: images in an epoch.
+
+    Returns:
+      Number of operations.
+
+    Example:
+      >>> from enorm_jax.timing import epoch_flops
+      >>> epoch_flops(3_791_000, 50_000) / 1e12
+      1.1373
+    """
+    return 6.0 * parameters * images
+
+
+def matmul_rate(size: int = 2048, repeats: int = 3) -> float:
+    """The device's rate at one large float32 matrix product.
+
+    Args:
+      size: rows and columns of both operands.
+      repeats: products timed; the median counts.
+
+    Returns:
+      Floating-point operations per second.
+    """
+    a = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    multiply(a, a).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        multiply(a, a).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2.0 * size**3 / float(np.median(seconds))

@@ -1,0 +1,205 @@
+"""Test accuracy over depth of the study's fully connected networks.
+
+    python experiments/fc_sweep.py --method enorm --depths 1-19
+
+trains 3072 -> 500 -> (p times 500) -> 10 on CIFAR-10 for p = 1, 3, ..., 19 at the published
+settings: about two hours a method and seed on 2 cores. Stopped at any moment, the same command
+goes on. Every cell leaves a JSON file in --out; a table and a figure beside the published
+results close the run.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from enorm_jax import cli, data, published
+from enorm_jax.display import Display, title
+from enorm_jax.methods import METHODS
+from enorm_jax.plotting import accuracy_over_depth, pooled
+from enorm_jax.results import interval, read_results
+from enorm_jax.sweep import Cell, progress, run_cell, same_setting, without_done_seeds
+from enorm_jax.timing import epoch_flops, matmul_rate, parameter_count
+
+HERE = Path(__file__).parent
+
+
+def parser() -> cli.Parser:
+    """The command's arguments."""
+    p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument("--method", type=cli.choices(list(METHODS)), required=True,
+                   help=f"one or several of {', '.join(METHODS)} (comma-separated), or all")
+    p.add_argument("--depths", type=cli.depths, default="1-19",
+                   help="1-19 (1, 3, ..., 19), 1-19:1 (every one) or 1,9,19")
+    p.add_argument("--bias", action="store_true", help="give every layer a bias")
+    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument("--epochs", type=cli.positive_int, default=60)
+    p.add_argument("--lr", type=cli.floats,
+                   help="initial learning rate, one or several; default: the published one")
+    p.add_argument("--c", type=cli.positive_float, default=1.2,
+                   help="ratio of outgoing to incoming norms that ENorm aims at")
+    p.add_argument("--batch-size", type=cli.positive_int, default=256)
+    p.add_argument("--weight-decay", type=cli.non_negative_float, default=1e-3)
+    p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
+    p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
+    p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
+    p.add_argument("--out", type=Path, default=HERE / "runs", metavar="DIR")
+    p.add_argument("--restarts", type=cli.count, default=0, metavar="N",
+                   help="start a diverged seed again with another, up to N times")
+    p.add_argument("--save-params", action="store_true",
+                   help="keep the parameters after the last epoch, as safetensors")
+    p.add_argument("--dry-run", action="store_true",
+                   help="list the cells, their state and an estimate of the time")
+    return p
+
+
+def cells(args: Any) -> list[Cell]:
+    """The cells asked for, shallow networks first."""
+    return [
+        Cell(
+            experiment="fc",
+            dataset=args.dataset,
+            method=method,
+            depth=depth,
+            width=args.width,
+            bias=args.bias,
+            epochs=args.epochs,
+            learning_rate=rate,
+            c=args.c if METHODS[method].equalize else None,
+            batch_size=args.batch_size,
+            weight_decay=args.weight_decay,
+            precision="float32",
+            restarts=args.restarts,
+            seeds=args.seeds,
+        )
+        for depth in args.depths
+        for method in args.method
+        for rate in args.lr or (published.learning_rate(method, depth),)
+    ]
+
+
+def work(cell: Cell, dataset: data.Dataset) -> float:
+    """Floating-point operations of one epoch of a cell."""
+    pixels = dataset.train_images[0].size
+    parameters = parameter_count(cell.depth, cell.width, pixels, dataset.classes)
+    return len(cell.seeds) * epoch_flops(parameters, len(dataset.train_labels))
+
+
+def check(args: Any, dataset: data.Dataset) -> None:
+    """Refuses what no network could train on."""
+    size = len(dataset.train_labels)
+    if args.batch_size > size:
+        raise cli.InputError(
+            f"--batch-size {args.batch_size} is more than the {size} training images of "
+            f"{dataset.name}: choose a smaller one"
+        )
+    if size % args.batch_size == 1 and any("bn" in method for method in args.method):
+        raise cli.InputError(
+            f"--batch-size {args.batch_size} leaves a last batch of one image, which batch "
+            "normalization cannot train on: choose another"
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+
+
+def dry_run(wanted: list[Cell], dataset: data.Dataset, out: Path, console: Console) -> None:
+    """Lists the cells, their state and an estimate of the time left."""
+    results, rate = read_results(out), matmul_rate()
+    table = Table("cell", "seeds", "learning rate", "state", "minutes left", title=str(out))
+    total = 0.0
+    for cell in wanted:
+        left = without_done_seeds(cell, results)
+        epochs = progress(left, out) if left else 0
+        state = f"epoch {epochs} of {cell.epochs}" if epochs else "to do" if left else "done"
+        # An epoch reaches some 80 % of the rate of one large product.
+        minutes = (cell.epochs - epochs) * work(left, dataset) / rate / 0.8 / 60 if left else 0.0
+        total += minutes
+        table.add_row(
+            title(cell), seed_names(cell), f"{cell.learning_rate:g}", state, f"{minutes:.1f}"
+        )
+    console.print(table)
+    console.print(f"about {total:.0f} minutes left at {rate / 1e9:.0f} GFLOP/s", highlight=False)
+
+
+def seed_names(cell: Cell) -> str:
+    """The seeds as text."""
+    return ", ".join(map(str, cell.seeds))
+
+
+def sweep(args: Any, wanted: list[Cell], dataset: data.Dataset, console: Console) -> None:
+    """Runs the cells that are not done."""
+    results = read_results(args.out)
+    left = [without_done_seeds(cell, results) for cell in wanted]
+    todo = [cell for cell in left if cell is not None]
+    if len(todo) < len(wanted):
+        console.print(f"{len(wanted) - len(todo)} of {len(wanted)} cells done before")
+    with Display(console, sum(cell.epochs * work(cell, dataset) for cell in todo)) as display:
+        for cell in todo:
+            display.start(cell)
+            per_epoch = work(cell, dataset)
+            display.skip(progress(cell, args.out) * per_epoch)
+            show = functools.partial(display.epoch, cell, work=per_epoch)
+            result = run_cell(cell, dataset, args.out, save_params=args.save_params, on_epoch=show)
+            display.log(f"{title(cell)}  done: {outcome(result)}")
+
+
+def outcome(result: dict[str, Any]) -> str:
+    """A finished cell in a few words."""
+    accuracies = [value for value in result["test_accuracy"] if value is not None]
+    text = format_interval(accuracies) + " %" if accuracies else "no accuracy"
+    lost = [f"epoch {d['epoch']} step {d['step']}" for d in result["diverged"] if d]
+    return text + (f", diverged at {'; '.join(lost)}" if lost else "")
+
+
+def format_interval(values: list[float]) -> str:
+    """Mean ± half-width of its 95 % interval."""
+    mean, half = interval(values)
+    return f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def summary(wanted: list[Cell], out: Path, console: Console) -> None:
+    """Prints a table of what the folder holds for the cells asked for."""
+    results = read_results(out)
+    table = Table(
+        "method", "depth", "learning rate", "test accuracy (%)", "n", "diverged", "published",
+        "difference", title="mean ± half-width of the 95 % interval over n seeds",
+    )  # fmt: skip
+    for cell in wanted:
+        same = [result for result in results if same_setting(cell, result)]
+        accuracies, diverged = pooled(same)
+        own, lost = accuracies.get(cell.depth, []), diverged.get(cell.depth, 0)
+        known = published.accuracy(cell.method, cell.depth, cell.bias)
+        known = known if cell.dataset == "cifar10" else None
+        table.add_row(
+            METHODS[cell.method].label,
+            str(cell.depth),
+            f"{cell.learning_rate:g}",
+            format_interval(own) if own else "–",
+            str(len(own)),
+            str(lost) if lost else "",
+            "–" if known is None else f"{known:.2f}",
+            f"{interval(own)[0] - known:+.2f}" if own and known is not None else "–",
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Runs the command."""
+    args = parser().parse_args()
+    console = Console()
+    dataset = data.load(args.dataset, args.data_dir)
+    check(args, dataset)
+    wanted = cells(args)
+    if args.dry_run:
+        dry_run(wanted, dataset, args.out, console)
+        return
+    sweep(args, wanted, dataset, console)
+    summary(wanted, args.out, console)
+    shown = [result for result in read_results(args.out) if result["dataset"] == args.dataset]
+    paths = accuracy_over_depth(shown, args.out / f"accuracy_over_depth_{args.dataset}")
+    console.print(f"figure: {paths[1]}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
