@@ -57,26 +57,29 @@ def load_arrays(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
     return jax.tree.unflatten(jax.tree.structure(like), values), metadata
 
 
-def load_params(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the parameters that a sweep kept with ``--save-params``.
+def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the trained networks that a sweep kept with ``--save-params``.
 
     Args:
       path: a cell's ``.safetensors`` file.
 
     Returns:
-      Parameters as nested dictionaries, ``{"layer_00": {"kernel": (R, in, out)}, ...}`` with a
-      leading axis of R runs, and the cell's settings.
+      Flax variables as nested dictionaries, ``{"params": {"layer_00": {"kernel": (R, in, out)},
+      ...}, "batch_stats": ...}`` with a leading axis of R runs, and the cell's settings.
 
     Raises:
       OSError: if the file cannot be read.
       ValueError: if it is damaged.
     """
-    arrays, metadata = _read(Path(path))
-    params: dict[str, Any] = {}
+    arrays, settings = _read(Path(path))
+    variables: dict[str, Any] = {}
     for name, array in arrays.items():
-        layer, _, kind = name.partition(".")
-        params.setdefault(layer, {})[kind] = array
-    return params, metadata
+        *parents, leaf = name.split(".")
+        node = variables
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return variables, settings
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -17,6 +17,9 @@ class InputError(Exception):
 class Parser(argparse.ArgumentParser):
     """Argument parser that answers a fault with one line and exit status 2."""
 
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         """Prints one line, with the nearest flag if one was misspelt."""
         flags = [flag for action in self._actions for flag in action.option_strings]
@@ -27,7 +30,12 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps a script's own text as written, and adds defaults to the arguments' help."""
+    """Keeps a script's own text as written, and adds defaults where they say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def run(main: Callable[[], None], again: str = "run the same command to go on") -> None:
@@ -97,7 +105,10 @@ def seeds(text: str) -> tuple[int, ...]:
         if int(text) < 1:
             raise argparse.ArgumentTypeError("give at least one seed")
         return tuple(range(int(text)))
-    return tuple(sorted(set(_numbers(text, step=1, example="3, 1000-1002 or 5,7"))))
+    found = tuple(sorted(set(_numbers(text, step=1, example="3, 1000-1002 or 5,7"))))
+    if found[-1] >= 2**31:
+        raise argparse.ArgumentTypeError(f"seed {found[-1]} is too large: stay below {2**31}")
+    return found
 
 
 def _numbers(text: str, step: int, example: str) -> list[int]:

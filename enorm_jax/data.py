@@ -2,9 +2,9 @@
 
 `load` never needs TensorFlow. CIFAR-10 is looked for in this order: prepared by TFDS in
 `data_dir`, in ``$TFDS_DATA_DIR``, in ``~/tensorflow_datasets``; in the cache of an earlier
-download; in the official archive, which is downloaded once. Examples come in the order of their TFDS ids (that
-of the archive, where TFDS made them from it), and decoded arrays are cached as uint8 under
-``$XDG_CACHE_HOME/enorm_jax``.
+download; in the official archive, which is downloaded once. Examples come in the order of
+their TFDS ids (the archive's, where TFDS made them from it), and decoded arrays are cached as
+uint8 under ``$XDG_CACHE_HOME/enorm_jax``.
 """
 
 import dataclasses
@@ -23,6 +23,8 @@ import numpy as np
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
+Arrays = tuple[np.ndarray, ...]  # in the order of ARRAY_NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,7 @@ class Standardization:
     def __call__(self, images: jax.typing.ArrayLike) -> jax.Array:
         """Standardizes images of shape (..., channels), uint8, to float32."""
         gain = jnp.asarray([1 / (self.scale * s) for s in self.std], jnp.float32)
-        shift = jnp.asarray(
-            [-m / s for m, s in zip(self.mean, self.std, strict=True)], jnp.float32
-        )
+        shift = jnp.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], jnp.float32)
         x = jnp.asarray(images).astype(jnp.float32)
         return x * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(shift, x.shape)
 
@@ -124,7 +124,12 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
         return _digits()
     if name == "cifar10":
         arrays = _cifar10(Path(data_dir).expanduser() if data_dir else None)
-        return Dataset(name, *arrays, classes=10, standardization=CIFAR10_STANDARDIZATION)
+        return Dataset(
+            name=name,
+            **dict(zip(ARRAY_NAMES, arrays, strict=True)),
+            classes=10,
+            standardization=CIFAR10_STANDARDIZATION,
+        )
     raise ValueError(f"unknown data set {name!r}: choose 'cifar10' or 'digits'")
 
 
@@ -146,13 +151,10 @@ def _digits() -> Dataset:
     )
 
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
 def _cifar10(data_dir: Path | None) -> Arrays:
     if data_dir is not None:
         if (prepared := _prepared(data_dir)) is not None:
-            return _cached(_fingerprint(prepared), lambda: _read_prepared(prepared))
+            return _cached_prepared(prepared)
         if (data_dir / CIFAR10_ARCHIVE).is_file():
             return _cached("archive", lambda: _read_archive(data_dir))
         raise DataNotFoundError(
@@ -162,7 +164,7 @@ def _cifar10(data_dir: Path | None) -> Arrays:
         )
     for directory in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"):
         if directory and (prepared := _prepared(Path(directory).expanduser())) is not None:
-            return _cached(_fingerprint(prepared), lambda: _read_prepared(prepared))
+            return _cached_prepared(prepared)
     return _cached("archive", lambda: _read_archive(None))
 
 
@@ -173,10 +175,11 @@ def _prepared(data_dir: Path) -> Path | None:
     return readable[-1] if readable else None
 
 
-def _fingerprint(prepared: Path) -> str:
-    """Names the cache of a prepared directory, so that another directory gets another."""
+def _cached_prepared(prepared: Path) -> Arrays:
+    """The arrays of a prepared directory, in a cache that no other directory's files share."""
     files = sorted((path.name, path.stat().st_size) for path in prepared.iterdir())
-    return hashlib.sha256(repr(files).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr(files).encode()).hexdigest()[:12]
+    return _cached(key, lambda: _read_prepared(prepared))
 
 
 def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
@@ -185,12 +188,11 @@ def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
     path = folder / f"cifar10-{key}.npz"
     if path.exists():
         with np.load(path) as file:
-            return tuple(file[name] for name in ARRAY_NAMES)  # type: ignore[return-value]
-    logger.info("decoding CIFAR-10 once, about half a minute; cached in %s", folder)
+            return tuple(file[name] for name in ARRAY_NAMES)
     arrays = read()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        np.savez(file, **dict(zip(ARRAY_NAMES, arrays, strict=True)))
+        np.savez(file, allow_pickle=False, **dict(zip(ARRAY_NAMES, arrays, strict=True)))
     os.replace(file.name, path)
     return arrays
 
@@ -198,6 +200,7 @@ def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
 def _read_prepared(prepared: Path) -> Arrays:
     import tensorflow_datasets as tfds  # takes a second to import
 
+    logger.info("decoding CIFAR-10 once, about half a minute")
     builder = tfds.builder_from_directory(prepared)
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -222,11 +225,14 @@ def _read_archive(folder: Path | None) -> Arrays:
         try:
             if folder is None:  # TFDS itself retries for minutes before it gives up
                 requests.head(CIFAR10_URL, timeout=10).raise_for_status()
+                logger.info("downloading CIFAR-10 once, 170 MB")
             archive = manager.download(CIFAR10_URL)
         # every failure of requests is an OSError
         except (OSError, mismatch, tfds.download.DownloadError) as error:
-            fault = f"{folder / CIFAR10_ARCHIVE} is damaged" if folder else (
-                "CIFAR-10 is not prepared and could not be downloaded"
+            fault = (
+                f"{folder / CIFAR10_ARCHIVE} is damaged"
+                if folder
+                else ("CIFAR-10 is not prepared and could not be downloaded")
             )
             raise DataNotFoundError(
                 f"{fault}: give --data-dir with a directory that TFDS prepared, "

@@ -7,8 +7,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from enorm_jax.sweep import Cell
-from enorm_jax.training import Epoch
+from enorm_jax.cell import Cell
+from enorm_jax.fit import Epoch
 
 
 class Display:
@@ -33,7 +33,7 @@ class Display:
             TextColumn("{task.percentage:3.0f}%"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )

@@ -15,14 +15,13 @@ its row i leaves unit i of layer k - 1. Scales are a tuple with one vector per h
 layer: ``scales[k]`` has the shape (out of W_k,).
 """
 
-import re
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-Params = Mapping[str, Any]
+from enorm_jax.groups import Params, chain
+
 Scales = tuple[jax.Array, ...]
 Order = Literal["sequential", "simultaneous"]
 
@@ -36,13 +35,13 @@ def enorm_step(
     order: Order = "sequential",
     balance_last: bool = True,
 ) -> Params:
-    """Balances the norms around every hidden unit, leaving a ReLU network's function as it is.
+    r"""Balances the norms around every hidden unit, leaving a ReLU network's function as it is.
 
     .. math::
-        d_k[i] = \\sqrt{ \\|W_{k+1}[i, :]\\|_p / (c \\, \\|W_k[:, i]\\|_p) }, \\quad
-        W_k[:, i] \\leftarrow d_k[i] W_k[:, i], \\;
-        b_k[i] \\leftarrow d_k[i] b_k[i], \\;
-        W_{k+1}[i, :] \\leftarrow W_{k+1}[i, :] / d_k[i]
+        d_k[i] = \sqrt{ \|W_{k+1}[i, :]\|_p / (c \, \|W_k[:, i]\|_p) }, \quad
+        W_k[:, i] \leftarrow d_k[i] W_k[:, i], \;
+        b_k[i] \leftarrow d_k[i] b_k[i], \;
+        W_{k+1}[i, :] \leftarrow W_{k+1}[i, :] / d_k[i]
 
     Pure: works under `jit`, `vmap` (seeds on a leading axis), `scan` and `grad`. A unit
     with a zero or non-finite norm on either side keeps d = 1. A normalization layer after
@@ -134,9 +133,9 @@ def cumulative_scales(
     order: Order = "sequential",
     balance_last: bool = True,
 ) -> Scales:
-    """The product of the scales of several cycles: what each hidden activation is multiplied by.
+    r"""The product of the scales of several cycles: what each hidden activation is multiplied by.
 
-    .. math:: D_k = \\prod_{t=1}^{cycles} d_k^{(t)}
+    .. math:: D_k = \prod_{t=1}^{cycles} d_k^{(t)}
 
     No kernel is rewritten on the way: with D, the rescaled kernel is
     ``W_k[i, j] * D_k[j] / D_{k-1}[i]``, and its norms need W_k alone.
@@ -191,11 +190,11 @@ def cumulative_scales(
 
 
 def rescale(params: Params, scales: Scales) -> Params:
-    """Multiplies each hidden unit's incoming weights and bias by d, and divides its outgoing by d.
+    r"""Multiplies each hidden unit's incoming weights and bias by d, and divides its outgoing by d.
 
     .. math::
-        W_k[i, j] \\leftarrow W_k[i, j] \\, d_k[j] / d_{k-1}[i], \\quad
-        b_k[j] \\leftarrow b_k[j] \\, d_k[j]
+        W_k[i, j] \leftarrow W_k[i, j] \, d_k[j] / d_{k-1}[i], \quad
+        b_k[j] \leftarrow b_k[j] \, d_k[j]
 
     A ReLU network computes the same function before and after. Gradients scale inversely
     to weights: a momentum trace follows with ``rescale(trace, inverse)``, where
@@ -246,9 +245,9 @@ def rescale(params: Params, scales: Scales) -> Params:
 
 
 def energy(params: Params) -> jax.Array:
-    """The squared norm of all kernels of the chain.
+    r"""The squared norm of all kernels of the chain.
 
-    .. math:: E = \\sum_k \\|W_k\\|_F^2
+    .. math:: E = \sum_k \|W_k\|_F^2
 
     Args:
       params: layers of a chain.
@@ -269,71 +268,7 @@ def energy(params: Params) -> jax.Array:
     return sum((jnp.sum(k * k) for k in kernels[1:]), start=jnp.sum(kernels[0] * kernels[0]))
 
 
-def chain(params: Params) -> tuple[str, ...]:
-    """The names of the layers that have a kernel, in order, after checking that they chain.
-
-    Args:
-      params: mapping from layer names to layers.
-
-    Returns:
-      The layers' names, first to last.
-
-    Raises:
-      ValueError: if there is no kernel, a kernel is not a matrix, two neighbours do not
-        chain, or the names' alphabetical order, in which pytrees keep them, is not that
-        of their numbers.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from enorm_jax.enorm import chain
-      >>> chain({"layer_01": {"kernel": jnp.ones((3, 2))}, "layer_00": {"kernel": jnp.ones((4, 3))},
-      ...        "norm_00": {"scale": jnp.ones(3)}})
-      ('layer_00', 'layer_01')
-    """
-    names = sorted(
-        name for name, layer in params.items() if isinstance(layer, Mapping) and "kernel" in layer
-    )
-    if not names:
-        hint = "; pass variables['params']" if "params" in params else ""
-        raise ValueError(f"no layer with a 'kernel' among {sorted(params)}{hint}")
-    _check_order(names)
-    for name in names:
-        if params[name]["kernel"].ndim != 2:
-            raise ValueError(
-                f"{name}: kernel of shape {params[name]['kernel'].shape} is not (in, out); "
-                "use jax.vmap for a leading axis of seeds"
-            )
-    for before, after in zip(names, names[1:], strict=False):
-        shapes = params[before]["kernel"].shape, params[after]["kernel"].shape
-        if shapes[0][1] != shapes[1][0]:
-            raise ValueError(
-                f"{before} {shapes[0]} and {after} {shapes[1]} do not chain: "
-                f"{shapes[0][1]} units out, {shapes[1][0]} in"
-            )
-    return tuple(names)
-
-
-def _check_order(names: list[str]) -> None:
-    """Raises unless all names are one prefix and a number, and sort as strings as they count."""
-    if len(names) < 2:
-        return
-    parts = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
-    unnumbered = [name for name, part in zip(names, parts, strict=True) if part is None]
-    if unnumbered:
-        raise ValueError(
-            f"cannot tell the place of layer {unnumbered[0]!r} among {names}: "
-            "name layers by zero-padded numbers, layer_00, layer_01, ..."
-        )
-    prefixes = {part[1] for part in parts if part}
-    numbers = [int(part[2]) for part in parts if part]
-    if len(prefixes) > 1 or numbers != sorted(set(numbers)):
-        raise ValueError(
-            f"layer names {names} are not in order as strings: "
-            "use one prefix and zero-padded numbers, layer_00, layer_01, ..."
-        )
-
-
-def _check_arguments(c: jax.typing.ArrayLike, p: float, cycles: int, order: str) -> None:
+def _check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
     if not isinstance(c, jax.core.Tracer) and not float(c) > 0:
         raise ValueError(f"c must be positive, got {c}")
     if not p >= 1:
@@ -345,7 +280,7 @@ def _check_arguments(c: jax.typing.ArrayLike, p: float, cycles: int, order: str)
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
 def _norm(x: jax.Array, p: float, axis: int) -> jax.Array:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import jax
 
-from enorm_jax.enorm import Params, enorm_step
+from enorm_jax.enorm import enorm_step
+from enorm_jax.groups import Params
 from enorm_jax.models import Norm
 from enorm_jax.norms import BatchNorm
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with torch's semantics.
+    r"""Batch normalization with torch's semantics.
 
     .. math::
-        y = \\gamma (x - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta
+        y = \gamma (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta
 
     In training, mean and (biased) variance are the batch's, and the running estimates move
     by ``momentum`` towards the batch's mean and *unbiased* variance. Otherwise the running

@@ -8,9 +8,9 @@ import optax
 def linear_decay(
     learning_rate: jax.typing.ArrayLike, epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """A learning rate that is constant within an epoch and falls linearly over epochs.
+    r"""A learning rate that is constant within an epoch and falls linearly over epochs.
 
-    .. math:: \\eta_t = \\eta_0 (1 - \\lfloor t / s \\rfloor / E)
+    .. math:: \eta_t = \eta_0 (1 - \lfloor t / s \rfloor / E)
 
     Args:
       learning_rate: initial rate, a scalar; may be traced.
@@ -39,9 +39,9 @@ def linear_decay(
 def sgd(
     learning_rate: jax.typing.ArrayLike | optax.Schedule, weight_decay: jax.typing.ArrayLike
 ) -> optax.GradientTransformation:
-    """SGD as torch's: weight decay on all parameters, added to the gradient.
+    r"""SGD as torch's: weight decay on all parameters, added to the gradient.
 
-    .. math:: \\theta \\leftarrow \\theta - \\eta_t (g + \\lambda \\theta)
+    .. math:: \theta \leftarrow \theta - \eta_t (g + \lambda \theta)
 
     Args:
       learning_rate: rate or schedule.

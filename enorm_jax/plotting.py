@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from enorm_jax import published
 from enorm_jax.methods import METHODS
@@ -17,7 +18,7 @@ from enorm_jax.results import interval
 
 # One colour and marker per method in all figures: Okabe and Ito's palette, which colour-blind
 # readers can tell apart.
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "baseline": {"color": "#000000", "marker": "o", "linestyle": "-"},
     "bn": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     "enorm": {"color": "#D55E00", "marker": "^", "linestyle": "-."},
@@ -53,19 +54,35 @@ def accuracy_over_depth(results: Sequence[Result], stem: Path) -> list[Path]:
         )
     panels = sorted({result["bias"] for result in results})
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(7.0 * len(panels), 4.8), squeeze=False, sharey=True,
+        1,
+        len(panels),
+        figsize=(7.0 * len(panels), 4.8),
+        squeeze=False,
+        sharey=True,
         layout="constrained",
     )
     for axis, bias in zip(axes[0], panels, strict=True):
         _panel(axis, [result for result in results if result["bias"] == bias], bias)
     axes[0][0].set_ylabel(f"test accuracy on {datasets.pop()} (%)")
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
-    for path in paths:
-        # No date: the same results give the same file.
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=150, metadata=metadata)
+    return save(figure, stem)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Writes a figure as SVG and PNG; the same figure gives the same files.
+
+    Args:
+      figure: the figure; closed afterwards.
+      stem: path without suffix.
+
+    Returns:
+      Paths of the SVG and the PNG.
+    """
+    svg, png = (stem.with_name(stem.name + suffix) for suffix in (".svg", ".png"))
+    with plt.rc_context({"svg.hashsalt": "enorm_jax"}):
+        figure.savefig(svg, metadata={"Date": None})
+    figure.savefig(png, dpi=150)
     plt.close(figure)
-    return paths
+    return [svg, png]
 
 
 def _panel(axis: Axes, results: list[Result], bias: bool) -> None:

@@ -92,10 +92,10 @@ def rounded(values: Any) -> Any:
     """Nested lists of floats from float32 arrays, in their shortest form; None if not finite.
 
     Args:
-      values: array, or nested lists of arrays, of any shape.
+      values: array of any shape.
 
     Returns:
-      The same nesting as lists; each number prints as float32 does.
+      Nested lists; each number prints as float32 does.
 
     Example:
       >>> import numpy as np
@@ -103,15 +103,15 @@ def rounded(values: Any) -> Any:
       >>> rounded(np.array([0.1, np.nan], np.float32))
       [0.1, None]
     """
-    if isinstance(values, (list, tuple)) or getattr(values, "ndim", 0):
+    if np.ndim(values):
         return [rounded(value) for value in values]
     return float(str(np.float32(values))) if np.isfinite(values) else None
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half-width of its 95 % confidence interval, by Student's t.
+    r"""Mean and half-width of its 95 % confidence interval, by Student's t.
 
-    .. math:: \\bar x \\pm t_{0.975, n-1} \\, s / \\sqrt{n}
+    .. math:: \bar x \pm t_{0.975, n-1} \, s / \sqrt{n}
 
     Args:
       values: n measurements, n >= 1.

@@ -1,124 +1,27 @@
-"""Cells of an experiment: one file each, run once, resumed by cell and by epoch."""
+"""Runs a cell: seeds in parallel, saved every epoch, restarted where they diverged."""
 
-import dataclasses
 import functools
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from enorm_jax.cell import Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset
+from enorm_jax.fit import Epoch, compile_program, first_divergence, fit
 from enorm_jax.methods import METHODS
 from enorm_jax.models import FullyConnected
 from enorm_jax.results import provenance, rounded, write_json
-from enorm_jax.training import (
-    Epoch,
-    Hyperparameters,
-    Recipe,
-    TrainState,
-    compile_program,
-    first_divergence,
-    fit,
-    hyperparameters,
-    init_states,
-)
+from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 
 # A diverged seed starts again as seed + RESTART_STRIDE, clear of the seeds a user counts out.
 RESTART_STRIDE = 1_000_000
 CURVES = ("train_loss", "test_loss", "test_accuracy", "kernel_norms")
 
 History = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One setting with all its seeds.
-
-    Attributes:
-      experiment: name of the experiment, ``"fc"``.
-      dataset: as for `enorm_jax.data.load`.
-      method: a key of `METHODS`.
-      depth: number of hidden-to-hidden layers p.
-      width: hidden units per layer.
-      bias: whether layers have a bias.
-      epochs: number of epochs.
-      learning_rate: initial rate.
-      c: ratio of norms that ENorm aims at; None for a method without ENorm.
-      batch_size: images in a step.
-      weight_decay: λ on all parameters.
-      precision: of the matrix products.
-      restarts: how often a diverged seed starts again with another one.
-      seeds: one per run.
-    """
-
-    experiment: str
-    dataset: str
-    method: str
-    depth: int
-    width: int
-    bias: bool
-    epochs: int
-    learning_rate: float
-    c: float | None
-    batch_size: int
-    weight_decay: float
-    precision: str
-    restarts: int
-    seeds: tuple[int, ...]
-
-    def settings(self) -> dict[str, Any]:
-        """The settings as JSON holds them."""
-        return dataclasses.asdict(self) | {"seeds": list(self.seeds)}
-
-    @property
-    def stem(self) -> str:
-        """Name of the cell's files: readable, and unique to its settings."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
-        bias = "-bias" if self.bias else ""
-        seeds = self.seeds
-        spread = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-        return (
-            f"{self.experiment}-{self.dataset}-{self.method}-p{self.depth:02d}{bias}"
-            f"-seed{spread}-{digest[:8]}"
-        )
-
-    def result_path(self, folder: Path) -> Path:
-        """The cell's file; that it is there says that the cell is done."""
-        return folder / f"{self.stem}.json"
-
-    def params_path(self, folder: Path) -> Path:
-        """Where the parameters after the last epoch are kept, if asked for."""
-        return folder / f"{self.stem}.safetensors"
-
-    def checkpoint_path(self, folder: Path) -> Path:
-        """Where the cell in progress is kept, epoch by epoch."""
-        return folder / f"{self.stem}.checkpoint.safetensors"
-
-
-def same_setting(cell: Cell, result: dict[str, Any]) -> bool:
-    """Whether a result was made at the cell's settings, whatever the seeds."""
-    settings = cell.settings()
-    return all(result.get(key) == settings[key] for key in settings if key != "seeds")
-
-
-def without_done_seeds(cell: Cell, results: Iterable[dict[str, Any]]) -> Cell | None:
-    """The cell with the seeds that no result has yet, or None if all are done.
-
-    Args:
-      cell: a cell as asked for.
-      results: finished cells, from `read_results`.
-
-    Returns:
-      The cell that is left to run.
-    """
-    done = {seed for result in results if same_setting(cell, result) for seed in result["seeds"]}
-    left = tuple(seed for seed in cell.seeds if seed not in done)
-    return dataclasses.replace(cell, seeds=left) if left else None
 
 
 def recipe(cell: Cell, dataset: Dataset) -> Recipe:
@@ -297,12 +200,14 @@ def _load_checkpoint(
 
 
 def _save_params(cell: Cell, folder: Path, states: TrainState, lost: Sequence[int]) -> None:
-    """Writes the runs' parameters; those of restarted runs replace the diverged ones'."""
-    path, params = cell.params_path(folder), jax.device_get(states.params)
+    """Writes the runs' variables; those of restarted runs replace the diverged ones'."""
+    path = cell.params_path(folder)
+    variables = {"params": states.params, "batch_stats": states.batch_stats}
+    variables = jax.device_get(variables)
     if len(lost) < len(cell.seeds):
-        old, _ = load_arrays(path, jax.tree.map(lambda leaf: _grown(leaf, cell), params))
-        params = jax.tree.map(lambda a, b: _with_rows(a, lost, b), old, params)
-    save_arrays(path, params, cell.settings())
+        old, _ = load_arrays(path, jax.tree.map(lambda leaf: _grown(leaf, cell), variables))
+        variables = jax.tree.map(lambda a, b: _with_rows(a, lost, b), old, variables)
+    save_arrays(path, variables, cell.settings())
 
 
 def _grown(leaf: np.ndarray, cell: Cell) -> jax.ShapeDtypeStruct:

@@ -13,8 +13,8 @@ from importlib import resources
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with resources.files(__package__).joinpath(name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 def accuracies(source: str, method: str, bias: bool = False) -> dict[int, float]:

@@ -1,0 +1,208 @@
+"""The loop around epochs: R runs, compiled once, trained in parallel."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enorm_jax.data import Dataset
+from enorm_jax.groups import chain
+from enorm_jax.training import (
+    Hyperparameters,
+    Recipe,
+    TrainState,
+    evaluate,
+    hyperparameters,
+    init_states,
+    train_epoch,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A recipe compiled for R parallel runs on one data set that lies on the device.
+
+    Attributes:
+      init: (seeds, hyper) -> states.
+      train: (states, seeds, epoch) -> (states, losses of shape (R, steps)).
+      test: states -> (loss, accuracy, kernel norms), each with a leading R.
+      compile_seconds: time that tracing and compiling took.
+    """
+
+    init: Callable[[jax.Array, Hyperparameters], TrainState]
+    train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array]]
+    test: Callable[[TrainState], tuple[jax.Array, jax.Array, jax.Array]]
+    compile_seconds: float
+
+
+def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
+    """Compiles initialization, an epoch and an evaluation, each under `vmap` over runs.
+
+    The arrays of the data set go to the device here, once, as uint8. Learning rate, c and
+    weight decay are traced: one program serves all their values.
+
+    Args:
+      recipe: static part of the program.
+      dataset: the data.
+      runs: number R of parallel runs.
+
+    Returns:
+      A `Program`.
+    """
+    start = time.perf_counter()
+    train_images, train_labels, test_images, test_labels = jax.device_put(
+        (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+    )
+    seeds = jnp.zeros(runs, jnp.uint32)
+    hyper = hyperparameters(runs, learning_rate=0.0, c=1.0, weight_decay=0.0)
+    example = train_images[:1]
+    states = jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, example)
+
+    init = jax.jit(init_states, static_argnums=0).lower(recipe, seeds, hyper, example).compile()
+    train = (
+        jax.jit(train_runs, static_argnums=0, donate_argnums=1)
+        .lower(recipe, states, seeds, jnp.int32(0), train_images, train_labels)
+        .compile()
+    )
+    test = (
+        jax.jit(test_runs, static_argnums=0)
+        .lower(recipe, states, test_images, test_labels)
+        .compile()
+    )
+    return Program(
+        init=lambda seeds, hyper: init(seeds, hyper, example),
+        train=lambda states, seeds, epoch: train(states, seeds, epoch, train_images, train_labels),
+        test=lambda states: test(states, test_images, test_labels),
+        compile_seconds=time.perf_counter() - start,
+    )
+
+
+def train_runs(
+    recipe: Recipe,
+    states: TrainState,
+    seeds: jax.Array,
+    epoch: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """`train_epoch` for R runs, each with its own order of the images.
+
+    Args:
+      recipe: static part of the program.
+      states: states with a leading axis of R.
+      seeds: (R,), uint32.
+      epoch: number of the epoch, int32.
+      images: (N, height, width, channels), uint8.
+      labels: (N,), integers.
+
+    Returns:
+      The states after the epoch and the losses, (R, steps_per_epoch).
+    """
+
+    def one(state: TrainState, seed: jax.Array) -> tuple[TrainState, jax.Array]:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
+        return train_epoch(recipe, state, key, images, labels)
+
+    return jax.vmap(one)(states, seeds)
+
+
+def test_runs(
+    recipe: Recipe, states: TrainState, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`evaluate` for R runs, and the Frobenius norms of their kernels.
+
+    Args:
+      recipe: static part of the program.
+      states: states with a leading axis of R.
+      images: (M, height, width, channels), uint8.
+      labels: (M,), integers.
+
+    Returns:
+      Loss and accuracy, (R,), and norms, (R, layers).
+    """
+
+    def one(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array]:
+        kernels = [state.params[name]["kernel"] for name in chain(state.params)]
+        norms = jnp.stack([jnp.linalg.norm(kernel) for kernel in kernels])
+        return *evaluate(recipe, state, images, labels), norms
+
+    return jax.vmap(one)(states)
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What one epoch of R runs leaves behind, on the host but for the states.
+
+    Attributes:
+      index: number of the epoch, from 0.
+      states: training states after it.
+      losses: cross-entropy of each step, (R, steps).
+      test_loss: (R,).
+      test_accuracy: percent, (R,).
+      kernel_norms: (R, layers).
+      seconds: duration of the training part.
+    """
+
+    index: int
+    states: TrainState
+    losses: np.ndarray
+    test_loss: np.ndarray
+    test_accuracy: np.ndarray
+    kernel_norms: np.ndarray
+    seconds: float
+
+
+def fit(
+    program: Program,
+    seeds: Sequence[int],
+    hyper: Hyperparameters,
+    epochs: int,
+    *,
+    resume: tuple[int, TrainState] | None = None,
+) -> Iterator[Epoch]:
+    """Trains R runs epoch by epoch; the caller records, saves, and stops when it has enough.
+
+    Args:
+      program: compiled for R runs.
+      seeds: one seed per run, non-negative; it decides initial weights and order of images.
+      hyper: hyperparameters of shape (R,).
+      epochs: number of epochs to end at.
+      resume: number of epochs done and the states after them, to go on from.
+
+    Yields:
+      An `Epoch` after each. Its states are given up when the next epoch starts.
+    """
+    keys = jnp.asarray(seeds, jnp.uint32)
+    first, states = resume if resume is not None else (0, program.init(keys, hyper))
+    for index in range(first, epochs):
+        start = time.perf_counter()
+        states, losses = jax.block_until_ready(program.train(states, keys, jnp.int32(index)))
+        seconds = time.perf_counter() - start
+        test_loss, test_accuracy, norms = jax.device_get(program.test(states))
+        yield Epoch(
+            index, states, np.asarray(losses), test_loss, 100 * test_accuracy, norms, seconds
+        )
+
+
+def first_divergence(epoch: Epoch) -> list[int | None]:
+    """The step of this epoch at which each run's loss stopped being finite.
+
+    A run whose losses are all finite, but whose loss on the test set is not, diverged at its
+    last step.
+
+    Args:
+      epoch: an epoch of R runs.
+
+    Returns:
+      For each run the step, counted from 0 in the epoch, or None.
+    """
+    found: list[int | None] = []
+    for losses, test_loss in zip(epoch.losses, epoch.test_loss, strict=True):
+        bad = np.flatnonzero(~np.isfinite(losses))
+        last = None if np.isfinite(test_loss) else len(losses) - 1
+        found.append(int(bad[0]) if bad.size else last)
+    return found
