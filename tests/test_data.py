@@ -1,0 +1,107 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from enorm_jax import data
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+
+def make_archive(folder, rng):
+    """The official archive in small: 3 images a file, channels first."""
+    images = rng.integers(0, 256, (18, 3, 32, 32), dtype=np.uint8)
+    labels = rng.integers(0, 10, 18, dtype=np.uint8)
+    path = folder / data.CIFAR10_ARCHIVE
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    with tarfile.open(path, "w:gz") as tar:
+        for i, name in enumerate(names):
+            part = slice(3 * i, 3 * i + 3)
+            raw = b"".join(
+                bytes([label]) + image.tobytes()
+                for label, image in zip(labels[part], images[part], strict=True)
+            )
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(raw)
+            tar.addfile(member, io.BytesIO(raw))
+    return path, images.transpose(0, 2, 3, 1), labels
+
+
+def test_digits_are_real_and_split_without_overlap():
+    digits = data.load("digits")
+    assert digits.train_images.dtype == np.uint8
+    assert len(digits.train_labels) + len(digits.test_labels) == 1797
+    assert set(digits.test_labels) == set(range(10))
+    inputs = np.asarray(digits.standardization(digits.train_images))
+    np.testing.assert_allclose([inputs.mean(), inputs.std()], [0, 1], atol=0.01)
+
+
+def test_standardization_follows_the_equation(rng):
+    pixels = rng.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    std = data.CIFAR10_STANDARDIZATION
+    want = (pixels / 255 - np.array(std.mean)) / np.array(std.std)
+    np.testing.assert_allclose(std(pixels), want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_official_archive_is_parsed(tmp_path, rng):
+    path, images, labels = make_archive(tmp_path, rng)
+    train_images, train_labels, test_images, test_labels = data.parse_archive(path)
+    np.testing.assert_array_equal(train_images, images[:15])
+    np.testing.assert_array_equal(train_labels, labels[:15])
+    np.testing.assert_array_equal(test_images, images[15:])
+    np.testing.assert_array_equal(test_labels, labels[15:])
+
+
+def test_an_archive_with_another_checksum_is_refused(tmp_path, rng):
+    make_archive(tmp_path, rng)
+    with pytest.raises(data.DataNotFoundError, match="is damaged"):
+        data.load("cifar10", tmp_path)
+
+
+def test_decoded_arrays_are_cached(tmp_path, rng, monkeypatch):
+    path, *_ = make_archive(tmp_path, rng)
+    monkeypatch.setattr(data, "_read_archive", lambda folder: data.parse_archive(path))
+    first = data.load("cifar10", tmp_path)
+    monkeypatch.setattr(data, "_read_archive", None)
+    second = data.load("cifar10", tmp_path)
+    np.testing.assert_array_equal(first.train_images, second.train_images)
+    assert second.test_images.dtype == np.uint8
+    assert not list((tmp_path / "cache" / "enorm_jax").glob("*.tmp"))
+
+
+def test_without_data_and_network_one_line_names_both_ways_out(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(data.DataNotFoundError, match=r"--data-dir.*--dataset digits"):
+        data.load("cifar10")
+
+
+def test_a_directory_without_cifar10_is_named(tmp_path):
+    with pytest.raises(data.DataNotFoundError, match=str(tmp_path)):
+        data.load("cifar10", tmp_path)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"'mnist'.*'cifar10' or 'digits'"):
+        data.load("mnist")
+
+
+def test_the_real_cifar10_is_whole(cifar10_dir, monkeypatch):
+    monkeypatch.undo()  # the user's own cache: decoding takes half a minute
+    cifar = data.load("cifar10", cifar10_dir)
+    assert cifar.train_images.shape == (50_000, 32, 32, 3)
+    assert cifar.test_images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(cifar.train_labels).tolist() == [5000] * 10
+    assert np.bincount(cifar.test_labels).tolist() == [1000] * 10
+    means, stds = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    for channel, (mean, std) in enumerate(zip(means, stds, strict=True)):
+        counts = np.bincount(cifar.train_images[..., channel].ravel(), minlength=256)
+        value, share = np.arange(256) / 255, counts / counts.sum()
+        found = value @ share
+        np.testing.assert_allclose(found, mean, atol=1e-4)
+        np.testing.assert_allclose(np.sqrt((value - found) ** 2 @ share), std, atol=1e-4)

@@ -1,0 +1,57 @@
+"""BN has torch's semantics, by the equation in float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enorm_jax import BatchNorm
+
+
+def batches(rng, sizes=(8, 5, 2)):
+    return [rng.normal(3, 2, (n, 4)) for n in sizes]
+
+
+def test_training_follows_torch(rng):
+    """Output by the biased variance, running variance unbiased, momentum for the new batch."""
+    mean, var = np.zeros(4), np.ones(4)
+    scale, bias = rng.normal(size=4), rng.normal(size=4)
+    variables = {
+        "params": {"scale": jnp.float32(scale), "bias": jnp.float32(bias)},
+        "batch_stats": {"mean": jnp.zeros(4), "var": jnp.ones(4)},
+    }
+    for x in batches(rng):
+        y, new = BatchNorm(train=True).apply(variables, jnp.float32(x), mutable=["batch_stats"])
+        want = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
+        np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+        mean, var = 0.9 * mean + 0.1 * x.mean(0), 0.9 * var + 0.1 * x.var(0, ddof=1)
+        np.testing.assert_allclose(new["batch_stats"]["mean"], mean, rtol=1e-5)
+        np.testing.assert_allclose(new["batch_stats"]["var"], var, rtol=1e-5)
+        variables = variables | new
+
+
+def test_evaluation_uses_the_running_estimates(rng):
+    variables = {
+        "params": {"scale": jnp.full(4, 2.0), "bias": jnp.full(4, 1.0)},
+        "batch_stats": {"mean": jnp.full(4, 3.0), "var": jnp.full(4, 4.0)},
+    }
+    (x,) = batches(rng, (1,))
+    y = BatchNorm(train=False).apply(variables, jnp.float32(x))
+    np.testing.assert_allclose(y, (x - 3) / np.sqrt(4 + 1e-5) * 2 + 1, rtol=1e-5)
+
+
+def test_scaling_the_input_does_not_change_the_output(rng):
+    """Why ENorm's rescaling is not function-preserving with BN in between."""
+    (x,) = batches(rng, (64,))
+    variables = BatchNorm(train=True).init(jax.random.key(0), jnp.float32(x))
+    plain, scaled = (
+        BatchNorm(train=True).apply(variables, jnp.float32(s * x), mutable=["batch_stats"])[0]
+        for s in (1, 7)
+    )
+    np.testing.assert_allclose(plain, scaled, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_of_one_cannot_be_trained_on():
+    variables = BatchNorm(train=False).init(jax.random.key(0), jnp.ones((1, 4)))
+    with pytest.raises(ValueError, match="batch of 1"):
+        BatchNorm(train=True).apply(variables, jnp.ones((1, 4)), mutable=["batch_stats"])

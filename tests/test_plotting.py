@@ -1,0 +1,74 @@
+import math
+
+import pytest
+
+from enorm_jax import published
+from enorm_jax.methods import METHODS
+from enorm_jax.plotting import STYLES, accuracy_over_depth, pooled
+
+
+def result(method="enorm", depth=1, accuracy=(54.0,), seeds=None, **settings):
+    base = {
+        "dataset": "cifar10", "width": 500, "bias": False, "epochs": 60, "learning_rate": 0.05,
+        "c": 1.2, "batch_size": 256, "weight_decay": 1e-3, "precision": "float32", "restarts": 0,
+    }  # fmt: skip
+    seeds = list(seeds or range(len(accuracy)))
+    return base | settings | {
+        "method": method, "depth": depth, "test_accuracy": list(accuracy), "seeds": seeds,
+    }  # fmt: skip
+
+
+def test_every_method_has_its_own_look():
+    assert set(STYLES) == set(METHODS)
+    for key in ("color", "marker", "linestyle"):
+        assert len({style[key] for style in STYLES.values()}) == len(STYLES)
+
+
+def test_seeds_are_pooled_once_and_diverged_runs_counted():
+    accuracies, diverged = pooled(
+        [
+            result(accuracy=(54.0, None), seeds=(0, 1)),
+            result(accuracy=(54.0, 55.0), seeds=(0, 2)),
+            result(depth=3, accuracy=(None,)),
+        ]
+    )
+    assert accuracies == {1: [54.0, 55.0]}
+    assert diverged == {1: 1, 3: 1}
+
+
+def test_the_figure_names_runs_settings_divergence_and_published_points(tmp_path):
+    results = [
+        result(accuracy=(54.0, 55.0)),
+        result(accuracy=(53.0,), c=1.1),
+        result("baseline", depth=3, accuracy=(52.0,)),
+        result(depth=11, accuracy=(None,), bias=True),
+    ]
+    svg, png = accuracy_over_depth(results, tmp_path / "figure")
+    assert png.stat().st_size > 10_000
+    text = svg.read_text()
+    for part in ("ENorm, c 1.2, n = 2", "ENorm, c 1.1, n = 1", "Baseline, n = 1",
+                 "Baseline, published", "1 diverged", "with bias"):  # fmt: skip
+        assert f"<!-- {part}" in text or part in text, part
+
+
+def test_the_same_results_draw_the_same_file(tmp_path):
+    one, two = (accuracy_over_depth([result()], tmp_path / name)[0] for name in "ab")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_nothing_to_draw_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no results"):
+        accuracy_over_depth([], tmp_path / "figure")
+    with pytest.raises(ValueError, match=r"cifar10.*digits"):
+        accuracy_over_depth([result(), result(dataset="digits")], tmp_path / "figure")
+
+
+def test_published_numbers_are_the_papers():
+    assert published.accuracies("study", "enorm+bn")[19] == 53.65
+    assert math.isnan(published.accuracies("study", "enorm", bias=True)[11])
+    assert published.accuracies("original", "wn+bn")[1] == 54.82
+    assert list(published.accuracies("study", "bn")) == list(range(1, 20, 2))
+    assert published.learning_rate("enorm+bn", 15) == 0.05
+    assert published.learning_rate("baseline", 0) == 0.1
+    with pytest.raises(ValueError, match=r"'gn'.*--lr"):
+        published.learning_rate("gn", 1)

@@ -1,0 +1,130 @@
+"""The scripts as a user runs them: in a process of their own, on the embedded digits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SWEEP = [sys.executable, str(ROOT / "experiments" / "fc_sweep.py")]
+SMALL = ["--dataset", "digits", "--width", "16", "--epochs", "2"]
+
+
+def run(*arguments, env=None, **kwargs):
+    command = [*SWEEP, *map(str, arguments)]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "120"} | (env or {})
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, **kwargs)
+
+
+def results(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(tmp_path):
+    arguments = ["--method", "all", "--depths", "1,2", "--seeds", "2", "--out", tmp_path, *SMALL]
+    listed = run(*arguments, "--dry-run")
+    assert listed.stdout.count("to do") == 8
+    assert list(tmp_path.iterdir()) == []
+    first = run(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert len(results(tmp_path)) == 8
+    for name in ("Baseline", "ENorm + BN", "n seeds", "accuracy_over_depth_digits.png"):
+        assert name in first.stdout
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".svg", ".png"}
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    again = run(*arguments)
+    assert "8 of 8 cells done before" in again.stdout
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+
+    figures = tmp_path / "figures"
+    drawn = subprocess.run(
+        [sys.executable, ROOT / "figures" / "fc_depth.py", tmp_path, "--out", figures],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert {path.name for path in figures.iterdir()} == {"fc_depth.svg", "fc_depth.png"}
+
+
+def test_divergence_ends_cleanly_with_a_table_that_says_so(tmp_path):
+    done = run("--method", "baseline", "--depths", "1", "--lr", "1e30", "--out", tmp_path, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"diverged at epoch 0 step \d", done.stdout)
+    (result,) = results(tmp_path)
+    assert result["diverged"][0]["epoch"] == 0
+
+
+LONG = ["--method", "enorm+bn", "--depths", "3", "--seeds", "2", "--dataset", "digits",
+        "--epochs", "30", "--save-params"]  # fmt: skip
+
+
+def start_and_signal(folder, signal_number):
+    """Starts a long run and signals it once its first epochs are on disk."""
+    child = subprocess.Popen(
+        [*SWEEP, *LONG, "--out", str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*.checkpoint.safetensors")):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal_number)
+    return child, child.communicate()
+
+
+def comparable(folder):
+    (result,) = results(folder)
+    for key in ("seconds_per_epoch", "compile_seconds", "date", "commit"):
+        del result[key]
+    (params,) = (p for p in folder.glob("*.safetensors") if "checkpoint" not in p.name)
+    return result, params.read_bytes()
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(*LONG, "--out", whole).returncode == 0
+    child, _ = start_and_signal(killed, signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    assert results(killed) == []
+    listed = run(*LONG, "--out", killed, "--dry-run")
+    assert re.search(r"epoch \d+ of 30", listed.stdout)
+    assert run(*LONG, "--out", killed).returncode == 0
+    assert comparable(killed) == comparable(whole)
+
+
+def test_interrupted_it_says_how_to_go_on(tmp_path):
+    child, (_, err) = start_and_signal(tmp_path, signal.SIGINT)
+    assert child.returncode == 130
+    assert err.strip() == "stopped; finished epochs are kept: run the same command to go on"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "enorm", "--dept", "3", *SMALL], "did you mean --depths? see --help"),
+        (["--depths", "3"], "required: --method"),
+        (["--method", "enrom"], "unknown 'enrom': choose from baseline"),
+        (["--method", "enorm", "--depths", "9-1"], "cannot read '9-1'"),
+        (["--method", "enorm", "--c", "0"], "'0' is not a number above 0"),
+        (["--method", "bn", "--dataset", "digits", "--batch-size", "4000"], "1437 training"),
+        (["--method", "bn", "--dataset", "digits", "--batch-size", "359"], "one image"),
+        (["--method", "enorm", "--data-dir", "/nowhere"], "--dataset digits"),
+        (["--method", "enorm"], "--data-dir"),
+        (["--method", "enorm", "--out", "/proc/x", *SMALL], "cannot write to --out /proc/x"),
+    ],
+    ids=str,
+)
+def test_wrong_input_gets_one_line_and_status_2(arguments, message, tmp_path):
+    empty = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "TFDS_DATA_DIR": "",
+             "HTTPS_PROXY": "http://127.0.0.1:9"}  # fmt: skip
+    done = run(*arguments, env=empty)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,217 @@
+"""Cells: their files, their resumption, restarts, and what is left to run."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from enorm_jax import sweep
+from enorm_jax.cell import Cell, without_done_seeds
+from enorm_jax.checkpoint import load_arrays, load_variables, save_arrays
+from enorm_jax.results import interval, read_results, rounded, write_json
+from enorm_jax.sweep import RESTART_STRIDE, progress, run_cell
+
+CELL = Cell(
+    experiment="fc", dataset="blobs", method="enorm", depth=1, width=6, bias=False, epochs=4,
+    learning_rate=0.05, c=1.2, batch_size=8, weight_decay=1e-3, precision="float32", restarts=0,
+    seeds=(0, 1),
+)  # fmt: skip
+TIMED = ("seconds_per_epoch", "compile_seconds", "date")
+
+
+def untimed(result):
+    return {key: value for key, value in result.items() if key not in TIMED}
+
+
+def test_a_cell_s_file_holds_what_it_promises(blobs, tmp_path):
+    result = run_cell(CELL, blobs, tmp_path)
+    assert read_results(tmp_path) == [result]
+    promised = (
+        "experiment dataset method depth bias epochs learning_rate c batch_size weight_decay "
+        "precision seeds test_accuracy test_loss train_loss diverged curves seconds_per_epoch "
+        "compile_seconds versions device commit date"
+    )
+    assert set(promised.split()) <= set(result)
+    assert result["seeds"] == [0, 1]
+    assert result["diverged"] == [None, None]
+    for name in ("test_accuracy", "test_loss", "train_loss"):
+        curves = result["curves"][name]
+        assert np.shape(curves) == (2, 4)
+        assert result[name] == [curve[-1] for curve in curves]
+    assert np.shape(result["curves"]["kernel_norms"]) == (2, 4, 3)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize("epochs_before", [1, 3])
+def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(blobs, tmp_path, epochs_before):
+    whole = run_cell(CELL, blobs, tmp_path / "whole", save_params=True)
+
+    def stop(epoch):
+        if epoch.index + 1 == epochs_before:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(CELL, blobs, folder, save_params=True, on_epoch=stop)
+    assert read_results(folder) == []
+    assert progress(CELL, folder) == epochs_before
+    seen = []
+    result = run_cell(
+        CELL, blobs, folder, save_params=True, on_epoch=lambda e: seen.append(e.index)
+    )
+    assert seen == list(range(epochs_before, 4))
+    assert untimed(result) == untimed(whole)
+    saved = [CELL.params_path(f).read_bytes() for f in (folder, tmp_path / "whole")]
+    assert saved[0] == saved[1]
+    assert progress(CELL, folder) == 0
+
+
+def test_a_cell_whose_seeds_all_diverged_stops_early(blobs, tmp_path):
+    lost = dataclasses.replace(CELL, method="baseline", c=None, learning_rate=1e30)
+    seen = []
+    result = run_cell(lost, blobs, tmp_path, on_epoch=lambda e: seen.append(e.index))
+    assert seen == [0]
+    assert all(d["epoch"] == 0 and 0 <= d["step"] < 6 for d in result["diverged"])
+    assert result["test_accuracy"] == [None, None]
+    assert result["curves"]["test_accuracy"] == [[None], [None]]
+    json.dumps(result, allow_nan=False)
+
+
+def pretend_lost(monkeypatch, *lost_seeds):
+    """Makes the runs of these seeds count as diverged in the second epoch."""
+    current, real_fit = [], sweep.fit
+
+    def fit(program, seeds, *args, **kwargs):
+        current[:] = seeds
+        return real_fit(program, seeds, *args, **kwargs)
+
+    def first_divergence(epoch):
+        return [2 if s in lost_seeds and epoch.index == 1 else None for s in current]
+
+    monkeypatch.setattr(sweep, "fit", fit)
+    monkeypatch.setattr(sweep, "first_divergence", first_divergence)
+
+
+def test_a_diverged_seed_starts_again_with_another(blobs, tmp_path, monkeypatch):
+    again = 1 + RESTART_STRIDE
+    plain = run_cell(dataclasses.replace(CELL, seeds=(0, again)), blobs, tmp_path / "plain")
+    pretend_lost(monkeypatch, 1)
+    cell = dataclasses.replace(CELL, restarts=2)
+    result = run_cell(cell, blobs, tmp_path, save_params=True)
+    assert result["seeds"] == [0, 1]
+    assert result["diverged"] == [None, None]
+    assert result["restarted"] == [[], [{"seed": 1, "epoch": 1, "step": 2}]]
+    np.testing.assert_allclose(result["test_loss"], plain["test_loss"], rtol=1e-3)
+    variables, settings = load_variables(cell.params_path(tmp_path))
+    params = variables["params"]
+    assert settings == cell.settings()
+    chex.assert_shape(params["layer_00"]["kernel"], (2, 12, 6))
+    norms = np.linalg.norm(params["layer_00"]["kernel"], axis=(1, 2))
+    np.testing.assert_allclose(
+        norms, [c[-1][0] for c in result["curves"]["kernel_norms"]], rtol=1e-4
+    )
+
+
+def test_restarts_end(blobs, tmp_path, monkeypatch):
+    pretend_lost(monkeypatch, 1, 1 + RESTART_STRIDE)
+    result = run_cell(dataclasses.replace(CELL, restarts=1), blobs, tmp_path)
+    assert result["diverged"] == [None, {"epoch": 1, "step": 2}]
+    assert [entry["seed"] for entry in result["restarted"][1]] == [1]
+    assert result["test_accuracy"][1] is None
+    assert result["curves"]["test_accuracy"][1][1:] == [None]
+
+
+def test_a_stopped_restart_goes_on(blobs, tmp_path, monkeypatch):
+    pretend_lost(monkeypatch, 1)
+    cell = dataclasses.replace(CELL, restarts=1)
+    whole = run_cell(cell, blobs, tmp_path / "whole", save_params=True)
+    epochs = []
+
+    def stop(epoch):
+        epochs.append(epoch.index)
+        if len(epochs) == 6:  # four of the first attempt, two of the second
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, blobs, tmp_path, save_params=True, on_epoch=stop)
+    result = run_cell(cell, blobs, tmp_path, save_params=True)
+    assert untimed(result) == untimed(whole)
+    saved = [cell.params_path(f).read_bytes() for f in (tmp_path, tmp_path / "whole")]
+    assert saved[0] == saved[1]
+
+
+def test_only_missing_seeds_are_left(blobs, tmp_path):
+    run_cell(CELL, blobs, tmp_path)
+    results = read_results(tmp_path)
+    more = dataclasses.replace(CELL, seeds=(0, 1, 2))
+    assert without_done_seeds(CELL, results) is None
+    assert without_done_seeds(more, results) == dataclasses.replace(CELL, seeds=(2,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"c": 1.1}, {"learning_rate": 0.1}, {"depth": 2}, {"bias": True}, {"epochs": 5},
+     {"weight_decay": 0.0}, {"precision": "bfloat16"}, {"batch_size": 4}, {"dataset": "other"}],
+    ids=str,
+)  # fmt: skip
+def test_a_cell_with_other_settings_never_reuses_a_result(change):
+    other = dataclasses.replace(CELL, **change)
+    result = CELL.settings()
+    assert without_done_seeds(CELL, [result]) is None
+    assert without_done_seeds(other, [result]) == other
+    assert other.stem != CELL.stem
+
+
+def test_cells_that_differ_in_what_is_traced_share_one_program(blobs, tmp_path):
+    sweep._program.cache_clear()
+    for rate in (0.05, 0.01):
+        run_cell(dataclasses.replace(CELL, learning_rate=rate), blobs, tmp_path)
+    assert sweep._program.cache_info().misses == 1
+
+
+def test_a_damaged_checkpoint_is_named(blobs, tmp_path):
+    CELL.checkpoint_path(tmp_path).write_bytes(b"not safetensors")
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged: delete it"):
+        run_cell(CELL, blobs, tmp_path)
+
+
+def test_a_checkpoint_of_other_arrays_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_arrays(path, {"w": np.ones(3, np.float32)}, {"a": 1})
+    tree, metadata = load_arrays(path, {"w": jax.ShapeDtypeStruct((3,), np.float32)})
+    chex.assert_trees_all_equal(tree, {"w": np.ones(3, np.float32)})
+    assert metadata == {"a": 1}
+    with pytest.raises(ValueError, match="other arrays"):
+        load_arrays(path, {"w": jax.ShapeDtypeStruct((4,), np.float32)})
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "cell.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_an_unreadable_result_is_named(tmp_path):
+    (tmp_path / "cell.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cell\.json is not readable"):
+        read_results(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        read_results(tmp_path / "nowhere")
+
+
+def test_rounded_floats_keep_their_bits(rng):
+    values = rng.normal(size=(3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(np.float32(rounded(values)), values)
+    assert rounded(np.float32("inf")) is None
+
+
+def test_the_interval_covers_the_mean_95_times_in_100(rng):
+    samples = rng.normal(50, 2, (4000, 3))
+    covered = [abs(mean - 50) <= half for mean, half in map(interval, samples)]
+    assert abs(np.mean(covered) - 0.95) < 0.015
+    assert interval([51.5]) == (51.5, None)
