@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 
 def save_arrays(path: Path, tree: Any, metadata: dict[str, Any]) -> None:
@@ -29,7 +29,7 @@ def save_arrays(path: Path, tree: Any, metadata: dict[str, Any]) -> None:
     host = jax.device_get(tree)
     arrays = {_name(keys): np.ascontiguousarray(leaf) for keys, leaf in _leaves(host)}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(arrays, temporary, metadata={"json": json.dumps(metadata)})
+    temporary.write_bytes(save(arrays, metadata={"json": json.dumps(metadata)}))
     os.replace(temporary, path)
 
 

@@ -1,5 +1,6 @@
 """Figures from cells: ours filled, published hollow, readable without colour."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,14 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def _panel(axis: Axes, results: list[Result], bias: bool) -> None:
+    depths = {result["depth"] for result in results}
     for method in METHODS:
         own = [result for result in results if result["method"] == method]
         for suffix, series in _series(own):
             _draw_series(axis, method, suffix, series)
         if own and own[0]["dataset"] == "cifar10":
-            _draw_published(axis, method, bias)
-    depths = sorted({result["depth"] for result in results})
-    axis.set_xticks(depths)
+            depths |= _draw_published(axis, method, bias)
+    axis.set_xticks(sorted(depths))
     axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
     axis.set_title("with bias" if bias else "without bias")
     axis.grid(alpha=0.25)
@@ -155,7 +156,7 @@ def _draw_series(axis: Axes, method: str, suffix: str, results: Sequence[Result]
     axis.errorbar(
         depths,
         [mean for mean, _ in summary],
-        yerr=[half or 0 for _, half in summary],
+        yerr=[math.nan if half is None else half for _, half in summary],
         capsize=3,
         markersize=6,
         label=label,
@@ -169,7 +170,7 @@ def _draw_series(axis: Axes, method: str, suffix: str, results: Sequence[Result]
         )  # fmt: skip
 
 
-def _draw_published(axis: Axes, method: str, bias: bool) -> None:
+def _draw_published(axis: Axes, method: str, bias: bool) -> set[int]:
     points = published.accuracies("study", method, bias)
     axis.plot(
         list(points),
@@ -180,3 +181,4 @@ def _draw_published(axis: Axes, method: str, bias: bool) -> None:
         linestyle="none",
         label=f"{METHODS[method].label}, published",
     )
+    return set(points)
