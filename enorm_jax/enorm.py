@@ -24,6 +24,7 @@ from enorm_jax.groups import Params, chain
 
 Scales = tuple[jax.Array, ...]
 Order = Literal["sequential", "simultaneous"]
+Bias = Literal["scale", "keep"]
 
 
 def enorm_step(
@@ -34,6 +35,7 @@ def enorm_step(
     cycles: int = 1,
     order: Order = "sequential",
     balance_last: bool = True,
+    bias: Bias = "scale",
 ) -> Params:
     r"""Balances the norms around every hidden unit, leaving a ReLU network's function as it is.
 
@@ -49,17 +51,20 @@ def enorm_step(
     public implementations, so that there the function does change.
 
     The study's code is the default; the original authors' is
-    ``order="simultaneous", balance_last=False`` on a network without bias.
+    ``order="simultaneous", balance_last=False, bias="keep"``.
 
     Args:
       params: layers of a chain, names in order: ``{"layer_00": {"kernel": (in, out)}, ...}``.
       c: ratio of the norm of the outgoing to that of the incoming weights of a balanced
-        unit, > 0. The papers use 1.2 for dense and 1.1 for convolutional networks.
+        unit, > 0. The papers use 1.2 for dense and 1.1 for convolutional networks. A traced
+        `c` cannot be checked: a negative or infinite one makes the parameters NaN.
       p: norm, >= 1; `jnp.inf` gives cross-layer equalization.
       cycles: passes over the chain.
       order: ``"sequential"`` takes each norm after the layer before was rescaled
         (Gauss-Seidel), ``"simultaneous"`` takes all at the start of the cycle (Jacobi).
       balance_last: whether the last hidden layer is balanced against the output layer.
+      bias: ``"scale"`` multiplies biases with their unit, ``"keep"`` leaves them as they are,
+        which does not preserve the function.
 
     Returns:
       Rescaled parameters, same structure, shapes and dtypes.
@@ -87,7 +92,7 @@ def enorm_step(
     scales = cumulative_scales(
         params, c, p=p, cycles=cycles, order=order, balance_last=balance_last
     )
-    return rescale(params, jax.lax.optimization_barrier(scales))
+    return rescale(params, jax.lax.optimization_barrier(scales), bias=bias)
 
 
 def cycle_scales(
@@ -189,7 +194,7 @@ def cumulative_scales(
     return total
 
 
-def rescale(params: Params, scales: Scales) -> Params:
+def rescale(params: Params, scales: Scales, *, bias: Bias = "scale") -> Params:
     r"""Multiplies each hidden unit's incoming weights and bias by d, and divides its outgoing by d.
 
     .. math::
@@ -203,6 +208,7 @@ def rescale(params: Params, scales: Scales) -> Params:
     Args:
       params: layers of a chain.
       scales: one vector per hidden layer, ``scales[k]`` of shape (width of layer k,).
+      bias: ``"scale"``, or ``"keep"`` to leave biases as they are.
 
     Returns:
       Rescaled parameters, same structure, shapes and dtypes.
@@ -231,15 +237,18 @@ def rescale(params: Params, scales: Scales) -> Params:
     before = dict(zip(names[1:], scales, strict=True))
 
     def apply(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        name, kind = (key.key for key in path[:2])
-        if kind not in ("kernel", "bias") or name not in names:
+        name, kind = (getattr(key, "key", None) for key in (path + path)[:2])
+        if len(path) != 2 or name not in names or kind not in ("kernel", "bias"):
             return leaf
-        factor = after.get(name, jnp.ones(leaf.shape[-1:], leaf.dtype))
+        if kind == "bias" and bias == "keep":
+            return leaf
+        wide = _at_least_float32(leaf)
+        factor = after.get(name, jnp.ones(leaf.shape[-1:], wide.dtype))
         if kind == "kernel":
             factor = factor[None, :]
             if name in before:
-                factor = factor / before[name][:, None].astype(factor.dtype)
-        return leaf * factor.astype(leaf.dtype)
+                factor = factor / before[name][:, None]
+        return (wide * factor).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(apply, params)
 
@@ -269,8 +278,10 @@ def energy(params: Params) -> jax.Array:
 
 
 def _check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
-    if not isinstance(c, jax.core.Tracer) and not float(c) > 0:
-        raise ValueError(f"c must be positive, got {c}")
+    if jnp.ndim(c) != 0:
+        raise ValueError(f"c must be a single number, got shape {jnp.shape(c)}")
+    if not isinstance(c, jax.core.Tracer) and not 0 < float(c) < float("inf"):
+        raise ValueError(f"c must be positive and finite, got {c}")
     if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p}")
     if cycles < 1:
@@ -296,9 +307,9 @@ def _norm(x: jax.Array, p: float, axis: int) -> jax.Array:
 
 
 def _balance(incoming: jax.Array, outgoing: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
-    """sqrt(outgoing / (c incoming)), or 1 where that is no positive finite number."""
+    """sqrt(outgoing / (c incoming)), or 1 where the norms have no positive finite ratio."""
     usable = (incoming > 0) & (outgoing > 0) & jnp.isfinite(incoming) & jnp.isfinite(outgoing)
     ratio = jnp.where(usable, outgoing, 1) / jnp.where(usable, incoming, 1)
-    ratio = ratio / jnp.asarray(c, ratio.dtype)
     usable &= (ratio > 0) & jnp.isfinite(ratio)
-    return jnp.where(usable, jnp.sqrt(jnp.where(usable, ratio, 1)), 1)
+    ratio = jnp.where(usable, ratio, 1) / jnp.asarray(c, ratio.dtype)
+    return jnp.where(usable, jnp.sqrt(ratio), 1)

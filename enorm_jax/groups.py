@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 Params = Mapping[str, Any]
 
 
@@ -19,8 +21,8 @@ def chain(params: Params) -> tuple[str, ...]:
 
     Raises:
       ValueError: if there is no kernel, a kernel is not a matrix, two neighbours do not
-        chain, or the names' alphabetical order, in which pytrees keep them, is not that
-        of their numbers.
+        chain, a kernel lies deeper than in its layer, or the names' alphabetical order, in
+        which pytrees keep them, is not that of their numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -29,12 +31,24 @@ def chain(params: Params) -> tuple[str, ...]:
       ...        "norm_00": {"scale": jnp.ones(3)}})
       ('layer_00', 'layer_01')
     """
+    if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
+        raise ValueError(
+            "params must map names to layers, {'layer_00': {'kernel': ...}, ...}, "
+            f"got {jax.tree.structure(params)}"
+        )
+    if "params" in params and "kernel" not in params["params"]:
+        raise ValueError("these are a module's variables: pass variables['params']")
+    for name, layer in params.items():
+        if isinstance(layer, Mapping) and (inner := _inner_kernel(layer)):
+            raise ValueError(
+                f"{name}: its kernel lies deeper, in {inner!r}: pass a chain of layers that each "
+                "hold their own kernel"
+            )
     names = sorted(
         name for name, layer in params.items() if isinstance(layer, Mapping) and "kernel" in layer
     )
     if not names:
-        hint = "; pass variables['params']" if "params" in params else ""
-        raise ValueError(f"no layer with a 'kernel' among {sorted(params)}{hint}")
+        raise ValueError(f"no layer with a 'kernel' among {sorted(params)}")
     _check_order(names)
     for name in names:
         if params[name]["kernel"].ndim != 2:
@@ -50,6 +64,14 @@ def chain(params: Params) -> tuple[str, ...]:
                 f"{shapes[0][1]} units out, {shapes[1][0]} in"
             )
     return tuple(names)
+
+
+def _inner_kernel(layer: Mapping[str, Any]) -> str | None:
+    """The name of an entry of a layer with a kernel somewhere inside."""
+    for name, entry in layer.items():
+        if isinstance(entry, Mapping) and ("kernel" in entry or _inner_kernel(entry)):
+            return name
+    return None
 
 
 def _check_order(names: list[str]) -> None:

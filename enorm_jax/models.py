@@ -53,7 +53,12 @@ class FullyConnected(nn.Module):
 
         Returns:
           Logits of shape (batch, classes).
+
+        Raises:
+          ValueError: if the depth is negative.
         """
+        if self.depth < 0:
+            raise ValueError(f"depth must be at least 0, got {self.depth}")
         x = x.reshape(x.shape[0], -1)
         digits = max(2, len(str(self.depth + 1)))
         for k in range(self.depth + 1):

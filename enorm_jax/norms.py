@@ -43,7 +43,7 @@ class BatchNorm(nn.Module):
         """Normalizes each unit.
 
         Args:
-          x: activations of shape (batch, units).
+          x: activations of shape (..., units); all axes but the last are averaged over.
 
         Returns:
           Array of the same shape.
@@ -57,14 +57,16 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (units,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (units,))
         if self.train:
-            mean, var = jnp.mean(x, axis=0), jnp.var(x, axis=0)
+            axes = tuple(range(x.ndim - 1))
+            mean, var = jnp.mean(x, axis=axes), jnp.var(x, axis=axes)
             if not self.is_initializing():
                 self._update(running_mean, mean)
-                self._update(running_var, var * unbiased(x.shape[0]))
+                self._update(running_var, var * unbiased(x.size // units))
         else:
             mean, var = running_mean.value, running_var.value
         gain = jax.lax.rsqrt(var + self.epsilon) * scale
-        return (x - mean[None, :]) * gain[None, :] + bias[None, :]
+        mean, gain, bias = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (mean, gain, bias))
+        return (x - mean) * gain + bias
 
     def _update(self, running: nn.Variable, new: jax.Array) -> None:
         running.value = (1 - self.momentum) * running.value + self.momentum * new
@@ -72,6 +74,12 @@ class BatchNorm(nn.Module):
 
 def unbiased(n: int) -> float:
     """Bessel's correction n / (n - 1): from the biased to the unbiased variance of n numbers.
+
+    Args:
+      n: how many numbers the variance is of.
+
+    Returns:
+      The factor.
 
     Raises:
       ValueError: if n < 2.

@@ -216,10 +216,44 @@ def test_a_unit_with_a_zero_or_nonfinite_norm_keeps_d_1(value, side, p):
 
 
 def test_a_ratio_beyond_float32_keeps_d_1():
-    params = as_params([np.full((1, 1), 1e-18), np.full((1, 1), 1e19), np.ones((1, 1))])
-    params["layer_00"]["kernel"] = params["layer_00"]["kernel"] * 1e-3
-    (first, _) = cycle_scales(params, 1.0, p=jnp.inf)
-    assert np.isfinite(first).all()
+    params = as_params([np.full((1, 1), 1e-21), np.full((1, 1), 1e19), np.ones((1, 1))])
+    first, second = cycle_scales(params, 1.0, p=jnp.inf)
+    assert first[0] == 1
+    assert np.isfinite(second).all()
+
+
+def test_a_bias_can_be_kept_as_the_original_authors_do():
+    kernels, biases = network([5, 7, 3])
+    params = as_params(kernels, biases)
+    new = enorm_step(params, 1.2, bias="keep")
+    chex.assert_trees_all_equal(lists(new)[1], lists(params)[1])
+    chex.assert_trees_all_close(lists(new)[0], lists(enorm_step(params, 1.2))[0])
+
+
+def test_what_is_no_layer_is_passed_through():
+    params = as_params(*network([4, 5, 3]))
+    extra = {"temperature": jnp.ones(3), "list": [jnp.ones(2)], "none": None}
+    new = enorm_step(params | extra, 1.2)
+    chex.assert_trees_all_equal({name: new[name] for name in extra}, extra)
+    chex.assert_trees_all_close({k: new[k] for k in params}, enorm_step(params, 1.2))
+
+
+def test_small_and_large_float16_weights_are_balanced_without_overflow():
+    params = {
+        "layer_00": {"kernel": jnp.array([[2e-7, 0.0]], jnp.float16)},
+        "layer_01": {"kernel": jnp.array([[2e4], [0.0]], jnp.float16)},
+    }
+    new = enorm_step(params, 1.0)
+    size = np.sqrt(float(params["layer_00"]["kernel"][0, 0]) * 2e4)
+    np.testing.assert_allclose(new["layer_00"]["kernel"], [[size, 0]], rtol=1e-2)
+    np.testing.assert_allclose(new["layer_01"]["kernel"], [[size], [0]], rtol=1e-2)
+
+
+@pytest.mark.parametrize("c", [-1.0, np.nan, np.inf])
+def test_a_wrong_traced_c_is_not_hidden(c):
+    """It cannot raise, so it must show: divergence is then found and located."""
+    new = step(as_params(*network([4, 5, 3])), c)
+    assert not np.isfinite(new["layer_01"]["kernel"]).any()
 
 
 def test_layers_are_taken_in_order_beyond_ten():
@@ -279,6 +313,15 @@ def test_rescale_refuses_scales_that_do_not_fit():
     [
         ({"norm_00": {"scale": jnp.ones(2)}}, r"no layer with a 'kernel' among \['norm_00'\]"),
         ({"params": {"layer_00": {"kernel": jnp.ones((2, 2))}}}, r"variables\['params'\]"),
+        ([{"kernel": jnp.ones((2, 2))}], "params must map names to layers"),
+        ({0: {"kernel": jnp.ones((2, 2))}}, "params must map names to layers"),
+        (
+            {
+                "backbone": {"layer_00": {"kernel": jnp.ones((2, 2))}},
+                "head_0": {"kernel": jnp.ones((2, 2))},
+            },
+            "backbone: its kernel lies deeper, in 'layer_00'",
+        ),
         (
             {"layer_00": {"kernel": jnp.ones((2, 3))}, "layer_01": {"kernel": jnp.ones((4, 2))}},
             r"layer_00 \(2, 3\) and layer_01 \(4, 2\) do not chain",
@@ -305,7 +348,16 @@ def test_wrong_params_are_named(params, message):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"c": 0.0}, {"c": -1.0}, {"c": float("nan")}, {"p": 0.5}, {"cycles": 0}, {"order": "random"}],
+    [
+        {"c": 0.0},
+        {"c": -1.0},
+        {"c": float("nan")},
+        {"c": float("inf")},
+        {"c": np.ones(3)},
+        {"p": 0.5},
+        {"cycles": 0},
+        {"order": "random"},
+    ],
     ids=str,
 )
 def test_wrong_arguments_are_named(arguments):

@@ -72,6 +72,11 @@ def test_normalization_stands_between_layer_and_relu(rng):
     np.testing.assert_allclose(logits, h @ last, rtol=1e-3, atol=1e-4)
 
 
+def test_a_negative_depth_is_refused():
+    with pytest.raises(ValueError, match="depth must be at least 0, got -3"):
+        init(FullyConnected(depth=-3))
+
+
 @pytest.mark.parametrize("depth", [9, 19, 101])
 def test_names_sort_in_order_at_any_depth(depth):
     params = jax.eval_shape(lambda: init(FullyConnected(depth=depth, width=4)))["params"]

@@ -51,6 +51,17 @@ def test_scaling_the_input_does_not_change_the_output(rng):
     np.testing.assert_allclose(plain, scaled, rtol=1e-3, atol=1e-4)
 
 
+def test_images_are_averaged_over_all_axes_but_the_last(rng):
+    x = rng.normal(size=(4, 3, 5, 2))
+    variables = BatchNorm(train=False).init(jax.random.key(0), jnp.float32(x))
+    y, new = BatchNorm(train=True).apply(variables, jnp.float32(x), mutable=["batch_stats"])
+    flat = x.reshape(-1, 2)
+    want = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
+    np.testing.assert_allclose(y.reshape(-1, 2), want, rtol=1e-4, atol=1e-5)
+    want = 0.9 + 0.1 * flat.var(0, ddof=1)
+    np.testing.assert_allclose(new["batch_stats"]["var"], want, rtol=1e-5)
+
+
 def test_a_batch_of_one_cannot_be_trained_on():
     variables = BatchNorm(train=False).init(jax.random.key(0), jnp.ones((1, 4)))
     with pytest.raises(ValueError, match="batch of 1"):
