@@ -73,14 +73,28 @@ class Cell:
         return folder / f"{self.stem}.checkpoint.safetensors"
 
 
+# A run is the same whoever ran beside it, and however often it might have been restarted.
+POOLED = ("seeds", "restarts")
+
+
 def same_setting(cell: Cell, result: dict[str, Any]) -> bool:
-    """Whether a result was made at the cell's settings, whatever the seeds."""
+    """Whether a result was made at the cell's settings, whatever the seeds and restarts.
+
+    Args:
+      cell: the cell.
+      result: content of a cell's file.
+
+    Returns:
+      True if all other settings agree.
+    """
     settings = cell.settings()
-    return all(result.get(key) == settings[key] for key in settings if key != "seeds")
+    return all(result.get(key) == settings[key] for key in settings if key not in POOLED)
 
 
 def without_done_seeds(cell: Cell, results: Iterable[dict[str, Any]]) -> Cell | None:
     """The cell with the seeds that no result has yet, or None if all are done.
+
+    A seed that diverged is done if it was restarted as often as is asked for now.
 
     Args:
       cell: a cell as asked for.
@@ -89,6 +103,12 @@ def without_done_seeds(cell: Cell, results: Iterable[dict[str, Any]]) -> Cell | 
     Returns:
       The cell that is left to run.
     """
-    done = {seed for result in results if same_setting(cell, result) for seed in result["seeds"]}
+    done = {
+        seed
+        for result in results
+        if same_setting(cell, result)
+        for seed, lost in zip(result["seeds"], result["diverged"], strict=True)
+        if not lost or result["restarts"] >= cell.restarts
+    }
     left = tuple(seed for seed in cell.seeds if seed not in done)
     return dataclasses.replace(cell, seeds=left) if left else None

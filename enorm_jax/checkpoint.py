@@ -12,6 +12,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from enorm_jax.errors import InputError
+from enorm_jax.results import temporary_name
+
 
 def save_arrays(path: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """Writes the arrays of a pytree and JSON metadata to one file, atomically.
@@ -28,7 +31,7 @@ def save_arrays(path: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """
     host = jax.device_get(tree)
     arrays = {_name(keys): np.ascontiguousarray(leaf) for keys, leaf in _leaves(host)}
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_name(path)
     temporary.write_bytes(save(arrays, metadata={"json": json.dumps(metadata)}))
     os.replace(temporary, path)
 
@@ -45,14 +48,16 @@ def load_arrays(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if it is damaged or holds other arrays.
+      InputError: if it is damaged or holds other arrays.
     """
     arrays, metadata = _read(path)
     leaves = _leaves(like)
     wanted = {_name(keys): (tuple(leaf.shape), np.dtype(leaf.dtype)) for keys, leaf in leaves}
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
     if wanted != found:
-        raise ValueError(f"{path} holds other arrays than this run's")
+        raise InputError(
+            f"{path} holds other arrays than this run's: delete it to start that cell again"
+        )
     values = [arrays[_name(keys)] for keys, _ in leaves]
     return jax.tree.unflatten(jax.tree.structure(like), values), metadata
 
@@ -69,7 +74,7 @@ def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if it is damaged.
+      InputError: if it is damaged.
     """
     arrays, settings = _read(Path(path))
     variables: dict[str, Any] = {}
@@ -93,7 +98,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if it is damaged.
+      InputError: if it is damaged.
     """
     with _opened(path) as file:
         return json.loads(file.metadata()["json"])
@@ -111,7 +116,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged: delete it to start that cell again") from error
+        raise InputError(f"{path} is damaged: delete it to start that cell again") from error
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

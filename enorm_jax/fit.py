@@ -62,17 +62,19 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
     example = train_images[:1]
     states = jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, example)
 
-    init = jax.jit(init_states, static_argnums=0).lower(recipe, seeds, hyper, example).compile()
-    train = (
-        jax.jit(train_runs, static_argnums=0, donate_argnums=1)
-        .lower(recipe, states, seeds, jnp.int32(0), train_images, train_labels)
-        .compile()
-    )
-    test = (
-        jax.jit(test_runs, static_argnums=0)
-        .lower(recipe, states, test_images, test_labels)
-        .compile()
-    )
+    # Else GPUs would round float32 operands to TF32.
+    with jax.default_matmul_precision("float32"):
+        init = jax.jit(init_states, static_argnums=0).lower(recipe, seeds, hyper, example).compile()
+        train = (
+            jax.jit(train_runs, static_argnums=0, donate_argnums=1)
+            .lower(recipe, states, seeds, jnp.int32(0), train_images, train_labels)
+            .compile()
+        )
+        test = (
+            jax.jit(evaluate_runs, static_argnums=0)
+            .lower(recipe, states, test_images, test_labels)
+            .compile()
+        )
     return Program(
         init=lambda seeds, hyper: init(seeds, hyper, example),
         train=lambda states, seeds, epoch: train(states, seeds, epoch, train_images, train_labels),
@@ -110,7 +112,7 @@ def train_runs(
     return jax.vmap(one)(states, seeds)
 
 
-def test_runs(
+def evaluate_runs(
     recipe: Recipe, states: TrainState, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`evaluate` for R runs, and the Frobenius norms of their kernels.

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import scipy.stats
 
+from enorm_jax.errors import InputError
+
 PACKAGES = ("enorm_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -29,13 +31,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
       ValueError: if a number is not finite.
       OSError: if the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_name(path)
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside a file that no other process uses, to write to before renaming.
+
+    Args:
+      path: the file to be written.
+
+    Returns:
+      A path in the same folder.
+    """
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -49,7 +63,7 @@ def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
       FileNotFoundError: if there is no such folder.
-      ValueError: if a file is not readable as JSON.
+      InputError: if a file is not readable as JSON.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -59,7 +73,7 @@ def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         try:
             cell = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} is not readable as JSON: delete or restore it") from error
+            raise InputError(f"{path} is not readable as JSON: delete or restore it") from error
         if isinstance(cell, dict) and "test_accuracy" in cell:
             cells.append(cell)
     return cells

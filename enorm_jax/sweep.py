@@ -1,6 +1,7 @@
 """Runs a cell: seeds in parallel, saved every epoch, restarted where they diverged."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,15 @@ def run_cell(
 
     Raises:
       OSError: if the folder cannot be written.
-      ValueError: if a checkpoint is damaged.
+      InputError: if a checkpoint is damaged.
+      ValueError: if the data set or the precision is not the cell's.
     """
+    if (cell.dataset, cell.precision) != (dataset.name, "float32"):
+        raise ValueError(f"cannot train {cell} in float32 on {dataset.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    origin = provenance()  # of the code that runs, whatever happens to the files meanwhile
-    attempts, states = _load_checkpoint(cell, dataset, folder)
+    attempts, origins, states = _load_checkpoint(cell, dataset, folder)
+    # Of the code that runs, whatever happens to its files meanwhile.
+    origins.append(provenance())
     lost = list(range(len(cell.seeds)))
     for number in range(cell.restarts + 1):
         if number == len(attempts):
@@ -88,20 +93,33 @@ def run_cell(
             attempts.append(_new_history(seeds))
             states = None
         if number == len(attempts) - 1:
-            states = _train(cell, dataset, folder, attempts, states, on_epoch)
-            if save_params:
-                _save_params(cell, folder, states, lost)
+            states = _train(cell, dataset, folder, attempts, origins, states, on_epoch)
+            # Kept between attempts in any case, since a later run may want the parameters.
+            _save_params(cell, folder, states, lost)
         lost = [i for i, d in zip(lost, attempts[number]["diverged"], strict=True) if d]
         if not lost:
             break
-    result = _result(cell, attempts) | origin
+    if not save_params:
+        cell.params_path(folder).unlink()
+    result = _result(cell, attempts) | origins[-1] | {"resumed_from": origins[:-1]}
     write_json(cell.result_path(folder), result)
     cell.checkpoint_path(folder).unlink(missing_ok=True)
     return result
 
 
 def progress(cell: Cell, folder: Path) -> int:
-    """The number of epochs that a cell in progress has behind it."""
+    """The number of epochs that a cell in progress has behind it.
+
+    Args:
+      cell: the cell.
+      folder: where it is written.
+
+    Returns:
+      Epochs of its current attempt; 0 if there is no checkpoint.
+
+    Raises:
+      InputError: if the checkpoint is damaged.
+    """
     path = cell.checkpoint_path(folder)
     if not path.exists():
         return 0
@@ -113,6 +131,7 @@ def _train(
     dataset: Dataset,
     folder: Path,
     attempts: list[History],
+    origins: list[dict[str, Any]],
     states: TrainState | None,
     on_epoch: Callable[[Epoch], None],
 ) -> TrainState:
@@ -122,14 +141,16 @@ def _train(
     if states is not None and (done == cell.epochs or all(history["diverged"])):
         return states
     runs = len(history["seeds"])
+    start = time.perf_counter()
     program = _program(recipe(cell, dataset), dataset, runs)
-    history["compile_seconds"] = program.compile_seconds
+    history["compile_seconds"] = time.perf_counter() - start
     hyper = _hyper(cell, runs)
     resume = None if states is None else (done, jax.device_put(states))
     for epoch in fit(program, history["seeds"], hyper, cell.epochs, resume=resume):
         _record(history, epoch)
         states = epoch.states
-        save_arrays(cell.checkpoint_path(folder), states, {"attempts": attempts})
+        metadata = {"attempts": attempts, "origins": origins}
+        save_arrays(cell.checkpoint_path(folder), states, metadata)
         on_epoch(epoch)
         if all(history["diverged"]):
             break
@@ -157,7 +178,7 @@ def _new_history(seeds: Sequence[int]) -> History:
         "diverged": [None] * len(seeds),
         "curves": {name: [[] for _ in seeds] for name in CURVES},
         "seconds": [],
-        "compile_seconds": None,
+        "compile_seconds": 0.0,
     }
 
 
@@ -182,11 +203,12 @@ def _record(history: History, epoch: Epoch) -> None:
 
 def _load_checkpoint(
     cell: Cell, dataset: Dataset, folder: Path
-) -> tuple[list[History], TrainState | None]:
+) -> tuple[list[History], list[dict[str, Any]], TrainState | None]:
     path = cell.checkpoint_path(folder)
     if not path.exists():
-        return [], None
-    attempts = read_metadata(path)["attempts"]
+        return [], [], None
+    metadata = read_metadata(path)
+    attempts, origins = metadata["attempts"], metadata["origins"]
     runs = len(attempts[-1]["seeds"])
     example = jax.ShapeDtypeStruct((1, *dataset.train_images.shape[1:]), np.uint8)
     like = jax.eval_shape(
@@ -196,7 +218,7 @@ def _load_checkpoint(
         example,
     )
     states, _ = load_arrays(path, like)
-    return attempts, states
+    return attempts, origins, states
 
 
 def _save_params(cell: Cell, folder: Path, states: TrainState, lost: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ CELL = Cell(
     learning_rate=0.05, c=1.2, batch_size=8, weight_decay=1e-3, precision="float32", restarts=0,
     seeds=(0, 1),
 )  # fmt: skip
-TIMED = ("seconds_per_epoch", "compile_seconds", "date")
+TIMED = ("seconds_per_epoch", "compile_seconds", "date", "resumed_from")
 
 
 def untimed(result):
@@ -63,6 +63,8 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(blobs, tmp_path, epo
         CELL, blobs, folder, save_params=True, on_epoch=lambda e: seen.append(e.index)
     )
     assert seen == list(range(epochs_before, 4))
+    (earlier,) = result["resumed_from"]
+    assert earlier["commit"] == result["commit"]
     assert untimed(result) == untimed(whole)
     saved = [CELL.params_path(f).read_bytes() for f in (folder, tmp_path / "whole")]
     assert saved[0] == saved[1]
@@ -124,6 +126,14 @@ def test_restarts_end(blobs, tmp_path, monkeypatch):
     assert result["curves"]["test_accuracy"][1][1:] == [None]
 
 
+def test_asking_for_restarts_runs_only_what_diverged(blobs):
+    result = CELL.settings() | {"diverged": [None, {"epoch": 0, "step": 3}]}
+    again = dataclasses.replace(CELL, restarts=1)
+    assert without_done_seeds(CELL, [result]) is None
+    assert without_done_seeds(again, [result]) == dataclasses.replace(again, seeds=(1,))
+    assert without_done_seeds(again, [result | {"restarts": 1}]) is None
+
+
 def test_a_stopped_restart_goes_on(blobs, tmp_path, monkeypatch):
     pretend_lost(monkeypatch, 1)
     cell = dataclasses.replace(CELL, restarts=1)
@@ -136,7 +146,7 @@ def test_a_stopped_restart_goes_on(blobs, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, blobs, tmp_path, save_params=True, on_epoch=stop)
+        run_cell(cell, blobs, tmp_path, save_params=False, on_epoch=stop)
     result = run_cell(cell, blobs, tmp_path, save_params=True)
     assert untimed(result) == untimed(whole)
     saved = [cell.params_path(f).read_bytes() for f in (tmp_path, tmp_path / "whole")]
@@ -159,7 +169,7 @@ def test_only_missing_seeds_are_left(blobs, tmp_path):
 )  # fmt: skip
 def test_a_cell_with_other_settings_never_reuses_a_result(change):
     other = dataclasses.replace(CELL, **change)
-    result = CELL.settings()
+    result = CELL.settings() | {"diverged": [None, None]}
     assert without_done_seeds(CELL, [result]) is None
     assert without_done_seeds(other, [result]) == other
     assert other.stem != CELL.stem
@@ -170,6 +180,13 @@ def test_cells_that_differ_in_what_is_traced_share_one_program(blobs, tmp_path):
     for rate in (0.05, 0.01):
         run_cell(dataclasses.replace(CELL, learning_rate=rate), blobs, tmp_path)
     assert sweep._program.cache_info().misses == 1
+
+
+def test_a_result_never_claims_what_was_not_run(blobs, tmp_path):
+    for change in ({"precision": "bfloat16"}, {"dataset": "cifar10"}):
+        with pytest.raises(ValueError, match="cannot train"):
+            run_cell(dataclasses.replace(CELL, **change), blobs, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_checkpoint_is_named(blobs, tmp_path):

@@ -173,8 +173,45 @@ def test_init_gives_each_seed_its_own_weights(blobs):
     assert not np.allclose(first, second)
 
 
-def test_enorm_step_is_the_last_thing_a_step_does(blobs):
-    """After a step, one more sweep over the balanced network is another one than from SGD."""
+def test_weight_decay_shrinks_normalization_parameters_too(blobs):
+    """The step with decay differs from the one without by -rate * decay * parameter, for all."""
+    recipe = make_recipe(blobs, "bn", bias=True)
+    states = [
+        init_state(
+            recipe,
+            jax.random.key(3),
+            one(make_hyper(1, weight_decay=decay)),
+            blobs.train_images[:1],
+        )
+        for decay in (0.0, 0.5)
+    ]
+    shifted = jax.tree.map(lambda leaf: leaf + 0.3, states[0].params)
+    images, labels = jnp.asarray(blobs.train_images[:8]), jnp.asarray(blobs.train_labels[:8])
+    plain, decayed = (
+        train_step(recipe, state.replace(params=shifted), images, labels)[0].params
+        for state in states
+    )
+    want = jax.tree.map(lambda new, old: new - 0.05 * 0.5 * old, plain, shifted)
+    chex.assert_trees_all_close(decayed, want, rtol=1e-4, atol=1e-6)
+
+
+def test_every_seed_and_epoch_has_an_order_of_its_own(blobs):
+    """With a rate of zero, the losses of an epoch's batches tell the order of the images."""
+    recipe = make_recipe(blobs)
+    program = compile_program(recipe, blobs, 2)
+    hyper = make_hyper(2, learning_rate=0.0)
+    states = program.init(jnp.uint32([0, 0]), hyper)
+    seen = []
+    for epoch in (0, 1):
+        states, losses = program.train(states, jnp.uint32([0, 1]), jnp.int32(epoch))
+        seen.extend(np.sort(np.asarray(losses[:, :5])))
+    for i, first in enumerate(seen):
+        for second in seen[i + 1 :]:
+            assert not np.allclose(first, second, rtol=1e-4)
+
+
+def test_enorm_is_the_last_thing_a_step_does(blobs):
+    """A step of ENorm is the baseline's step, then one call of enorm_step."""
     plain, balanced = (make_recipe(blobs, method) for method in ("baseline", "enorm"))
     state = init_state(plain, jax.random.key(3), one(make_hyper(1)), blobs.train_images[:1])
     images, labels = jnp.asarray(blobs.train_images[:8]), jnp.asarray(blobs.train_labels[:8])
