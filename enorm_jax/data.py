@@ -2,7 +2,7 @@
 
 `load` never needs TensorFlow. CIFAR-10 is looked for in this order: prepared by TFDS in
 `data_dir`, in ``$TFDS_DATA_DIR``, in ``~/tensorflow_datasets``; in the cache of an earlier
-download; in the official archive, which is downloaded once. Examples come in the order of
+run; in the official archive, which is downloaded once. Examples come in the order of
 their TFDS ids (the archive's, where TFDS made them from it), and decoded arrays are cached as
 uint8 under ``$XDG_CACHE_HOME/enorm_jax``.
 """
@@ -13,12 +13,15 @@ import logging
 import os
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from enorm_jax.results import temporary_name
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -55,7 +58,14 @@ class Standardization:
     std: tuple[float, ...]
 
     def __call__(self, images: jax.typing.ArrayLike) -> jax.Array:
-        """Standardizes images of shape (..., channels), uint8, to float32."""
+        """Standardizes images.
+
+        Args:
+          images: (..., channels), uint8.
+
+        Returns:
+          Inputs of the same shape, float32.
+        """
         gain = jnp.asarray([1 / (self.scale * s) for s in self.std], jnp.float32)
         shift = jnp.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], jnp.float32)
         x = jnp.asarray(images).astype(jnp.float32)
@@ -165,18 +175,24 @@ def _cifar10(data_dir: Path | None) -> Arrays:
     for directory in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"):
         if directory and (prepared := _prepared(Path(directory).expanduser())) is not None:
             return _cached_prepared(prepared)
-    return _cached("archive", lambda: _read_archive(None))
+    earlier = sorted(_cache_folder().glob("cifar10-*.npz"))
+    key = earlier[0].stem.removeprefix("cifar10-") if earlier else "archive"
+    return _cached(key, lambda: _read_archive(None))
 
 
 def _prepared(data_dir: Path) -> Path | None:
-    """The newest version of cifar10 that TFDS prepared here in a format it reads without TF."""
+    """A version of cifar10 that TFDS prepared here in a format it reads without TensorFlow."""
     versions = sorted((data_dir / "cifar10").glob("*/dataset_info.json"))
     readable = [info.parent for info in versions if any(info.parent.glob("*.array_record*"))]
     return readable[-1] if readable else None
 
 
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "enorm_jax"
+
+
 def _cached_prepared(prepared: Path) -> Arrays:
-    """The arrays of a prepared directory, in a cache that no other directory's files share."""
+    """The arrays of a prepared directory, cached by the names and sizes of its files."""
     files = sorted((path.name, path.stat().st_size) for path in prepared.iterdir())
     key = hashlib.sha256(repr(files).encode()).hexdigest()[:12]
     return _cached(key, lambda: _read_prepared(prepared))
@@ -184,16 +200,25 @@ def _cached_prepared(prepared: Path) -> Arrays:
 
 def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
     """The arrays from the cache if it holds them, else read and put there."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "enorm_jax"
-    path = folder / f"cifar10-{key}.npz"
-    if path.exists():
-        with np.load(path) as file:
+    path = _cache_folder() / f"cifar10-{key}.npz"
+    try:
+        with path.open("rb") as raw, np.load(raw) as file:
             return tuple(file[name] for name in ARRAY_NAMES)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logger.warning("cannot read the cache %s (%s): decoding again", path, error)
     arrays = read()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        np.savez(file, allow_pickle=False, **dict(zip(ARRAY_NAMES, arrays, strict=True)))
-    os.replace(file.name, path)
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **dict(zip(ARRAY_NAMES, arrays, strict=True)))
+        os.replace(temporary, path)
+    except OSError as error:
+        logger.warning("cannot cache CIFAR-10 in %s (%s): it will be decoded again", path, error)
+    finally:
+        temporary.unlink(missing_ok=True)
     return arrays
 
 

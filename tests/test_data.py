@@ -70,9 +70,25 @@ def test_decoded_arrays_are_cached(tmp_path, rng, monkeypatch):
     first = data.load("cifar10", tmp_path)
     monkeypatch.setattr(data, "_read_archive", None)
     second = data.load("cifar10", tmp_path)
+    np.testing.assert_array_equal(data.load("cifar10").test_labels, second.test_labels)
     np.testing.assert_array_equal(first.train_images, second.train_images)
     assert second.test_images.dtype == np.uint8
     assert not list((tmp_path / "cache" / "enorm_jax").glob("*.tmp"))
+
+
+def test_a_damaged_cache_is_decoded_again_and_an_unwritable_one_done_without(
+    tmp_path, rng, monkeypatch, caplog
+):
+    path, images, _ = make_archive(tmp_path, rng)
+    monkeypatch.setattr(data, "_read_archive", lambda folder: data.parse_archive(path))
+    cached = tmp_path / "cache" / "enorm_jax" / "cifar10-archive.npz"
+    data.load("cifar10", tmp_path)
+    cached.write_bytes(cached.read_bytes()[:1000])
+    np.testing.assert_array_equal(data.load("cifar10", tmp_path).test_images, images[15:])
+    assert "decoding again" in caplog.text
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    np.testing.assert_array_equal(data.load("cifar10", tmp_path).test_images, images[15:])
+    assert "cannot cache" in caplog.text
 
 
 def test_without_data_and_network_one_line_names_both_ways_out(monkeypatch):
