@@ -4,14 +4,16 @@ import argparse
 import difflib
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from enorm_jax.errors import InputError
 
-class InputError(Exception):
-    """A fault in what the user gave; its one line names the fault and the remedy."""
+# Seeds above it belong to restarts.
+SEED_LIMIT = 1_000_000
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +25,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints one line, with the nearest flag if one was misspelt."""
         flags = [flag for action in self._actions for flag in action.option_strings]
-        unknown = re.findall(r"--[\w-]+", message) if "unrecognized" in message else []
+        given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+        unknown = [flag for flag in given if flag not in flags]
+        if unknown:
+            message = f"unrecognized arguments: {' '.join(unknown)}"
         near = [match for flag in unknown for match in difflib.get_close_matches(flag, flags, 1)]
         hint = f"did you mean {' '.join(near)}? " if near else ""
         raise SystemExit(_complain(self.prog, f"{message}; {hint}see --help"))
@@ -46,7 +51,8 @@ def run(main: Callable[[], None], again: str = "run the same command to go on") 
       again: what to do after an interruption.
 
     Raises:
-      SystemExit: 2 for a fault in the input or its files, 130 when interrupted.
+      SystemExit: 2 for a fault in the input or its files. Interrupted, the process ends with
+        status 130.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("enorm_jax").setLevel(logging.INFO)
@@ -54,8 +60,10 @@ def run(main: Callable[[], None], again: str = "run the same command to go on") 
         main()
     except KeyboardInterrupt:
         print(f"\nstopped; finished epochs are kept: {again}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (InputError, OSError, ValueError) as error:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # the ordinary way out crashes in XLA's threads if one was compiling
+    except (InputError, OSError) as error:
         raise SystemExit(_complain(sys.argv[0].rsplit("/", 1)[-1], str(error))) from None
 
 
@@ -102,13 +110,12 @@ def seeds(text: str) -> tuple[int, ...]:
       ((0, 1, 2), (1000, 1001, 1002), (5, 7))
     """
     if text.isdecimal():
-        if int(text) < 1:
-            raise argparse.ArgumentTypeError("give at least one seed")
+        if not 1 <= int(text) <= SEED_LIMIT:
+            raise argparse.ArgumentTypeError(f"give 1 to {SEED_LIMIT} seeds, not {text}")
         return tuple(range(int(text)))
-    found = tuple(sorted(set(_numbers(text, step=1, example="3, 1000-1002 or 5,7"))))
-    if found[-1] >= 2**31:
-        raise argparse.ArgumentTypeError(f"seed {found[-1]} is too large: stay below {2**31}")
-    return found
+    if any(int(number) >= SEED_LIMIT for number in re.findall(r"\d+", text)):
+        raise argparse.ArgumentTypeError(f"seeds in {text!r} must be below {SEED_LIMIT}")
+    return tuple(sorted(set(_numbers(text, step=1, example="3, 1000-1002 or 5,7"))))
 
 
 def _numbers(text: str, step: int, example: str) -> list[int]:
@@ -126,6 +133,12 @@ def _numbers(text: str, step: int, example: str) -> list[int]:
 def positive_int(text: str) -> int:
     """Parses an integer of at least 1.
 
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      The number.
+
     Raises:
       argparse.ArgumentTypeError: if the text is none.
 
@@ -139,6 +152,12 @@ def positive_int(text: str) -> int:
 
 def count(text: str) -> int:
     """Parses an integer of at least 0.
+
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      The number.
 
     Raises:
       argparse.ArgumentTypeError: if the text is none.
@@ -154,6 +173,12 @@ def count(text: str) -> int:
 def positive_float(text: str) -> float:
     """Parses a finite number above 0.
 
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      The number.
+
     Raises:
       argparse.ArgumentTypeError: if the text is none.
 
@@ -168,6 +193,12 @@ def positive_float(text: str) -> float:
 def non_negative_float(text: str) -> float:
     """Parses a finite number of at least 0.
 
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      The number.
+
     Raises:
       argparse.ArgumentTypeError: if the text is none.
 
@@ -180,7 +211,13 @@ def non_negative_float(text: str) -> float:
 
 
 def floats(text: str) -> tuple[float, ...]:
-    """Parses comma-separated finite numbers above 0.
+    """Parses comma-separated finite numbers above 0, each once.
+
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      The numbers.
 
     Raises:
       argparse.ArgumentTypeError: if the text is no such list.
@@ -190,7 +227,7 @@ def floats(text: str) -> tuple[float, ...]:
       >>> floats("0.1,0.01")
       (0.1, 0.01)
     """
-    return tuple(positive_float(part) for part in text.split(","))
+    return tuple(dict.fromkeys(positive_float(part) for part in text.split(",")))
 
 
 def choices(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

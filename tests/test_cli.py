@@ -3,6 +3,7 @@ import argparse
 import pytest
 
 from enorm_jax import cli
+from enorm_jax.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,7 @@ def test_lists_are_read(parse, text, want):
     [
         (cli.depths, "19-1"), (cli.depths, "a"), (cli.depths, "1-9:0"), (cli.depths, "-3"),
         (cli.seeds, "0"), (cli.seeds, "1..3"), (cli.seeds, "1-2,9999999999"),
+        (cli.seeds, "3000000000"),
         (cli.choices(["bn"]), "ln"),
         (cli.positive_int, "0"), (cli.positive_int, "1.5"), (cli.positive_float, "nan"),
         (cli.positive_float, "inf"), (cli.non_negative_float, "-1"), (cli.count, "-1"),
@@ -37,6 +39,14 @@ def test_what_cannot_be_read_is_named(parse, text):
     assert "\n" not in str(caught.value)
 
 
+def test_an_interruption_ends_at_once_and_says_how_to_go_on(monkeypatch, capsys):
+    statuses = []
+    monkeypatch.setattr(cli.os, "_exit", statuses.append)
+    cli.run(fail(KeyboardInterrupt()), again="go on so")
+    assert statuses == [130]
+    assert capsys.readouterr().err.strip() == "stopped; finished epochs are kept: go on so"
+
+
 def fail(error):
     def main():
         raise error
@@ -47,9 +57,8 @@ def fail(error):
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (cli.InputError("wrong\nthing"), 2),
+        (InputError("wrong\nthing"), 2),
         (PermissionError(13, "Permission denied", "/x"), 2),
-        (KeyboardInterrupt(), 130),
     ],
 )
 def test_faults_become_one_line_and_a_status(error, status, capsys):
@@ -59,6 +68,7 @@ def test_faults_become_one_line_and_a_status(error, status, capsys):
     assert capsys.readouterr().err.strip().count("\n") == 0
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        cli.run(fail(ZeroDivisionError()))
+@pytest.mark.parametrize("bug", [ZeroDivisionError, ValueError, TypeError])
+def test_a_bug_keeps_its_traceback(bug):
+    with pytest.raises(bug):
+        cli.run(fail(bug()))

@@ -48,7 +48,8 @@ def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(tm
         capture_output=True, text=True,
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
-    assert {path.name for path in figures.iterdir()} == {"fc_depth.svg", "fc_depth.png"}
+    names = {"fc_depth_digits.svg", "fc_depth_digits.png"}
+    assert {path.name for path in figures.iterdir()} == names
 
 
 def test_divergence_ends_cleanly_with_a_table_that_says_so(tmp_path):
@@ -57,6 +58,21 @@ def test_divergence_ends_cleanly_with_a_table_that_says_so(tmp_path):
     assert re.search(r"diverged at epoch 0 step \d", done.stdout)
     (result,) = results(tmp_path)
     assert result["diverged"][0]["epoch"] == 0
+
+
+def test_the_benchmark_times_every_method_beside_the_matrix_product(tmp_path):
+    out = tmp_path / "benchmark.json"
+    script = ROOT / "experiments" / "benchmark.py"
+    arguments = ["--dataset", "digits", "--depths", "1", "--rounds", "2", "--out", out]
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    (depth,) = found["depths"]
+    assert set(depth["methods"]) == {"baseline", "bn", "enorm", "enorm+bn"}
+    for entry in depth["methods"].values():
+        assert len(entry["all_seconds"]) == 2
+        assert entry["seconds_per_epoch"] > 0
+    assert depth["matmul_flops"] > 1e8
 
 
 LONG = ["--method", "enorm+bn", "--depths", "3", "--seeds", "2", "--dataset", "digits",
@@ -109,11 +125,13 @@ def test_interrupted_it_says_how_to_go_on(tmp_path):
     [
         (["--method", "enorm", "--dept", "3", *SMALL], "did you mean --depths? see --help"),
         (["--depths", "3"], "required: --method"),
+        (["--metod", "enorm", *SMALL], "--metod; did you mean --method? see --help"),
         (["--method", "enrom"], "unknown 'enrom': choose from baseline"),
         (["--method", "enorm", "--depths", "9-1"], "cannot read '9-1'"),
         (["--method", "enorm", "--c", "0"], "'0' is not a number above 0"),
         (["--method", "bn", "--dataset", "digits", "--batch-size", "4000"], "1437 training"),
         (["--method", "bn", "--dataset", "digits", "--batch-size", "359"], "one image"),
+        (["--method", "all", "--dataset", "digits", "--batch-size", "1"], "one image"),
         (["--method", "enorm", "--data-dir", "/nowhere"], "--dataset digits"),
         (["--method", "enorm"], "--data-dir"),
         (["--method", "enorm", "--out", "/proc/x", *SMALL], "cannot write to --out /proc/x"),
