@@ -5,7 +5,7 @@ from types import TracebackType
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from enorm_jax.cell import Cell
 from enorm_jax.fit import Epoch
@@ -29,11 +29,9 @@ class Display:
         self._last_line = -float("inf")
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            BarColumn(bar_width=12),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -67,17 +65,17 @@ class Display:
         state = "diverged"
         if alive.any():
             loss, accuracy = epoch.losses[alive].mean(), epoch.test_accuracy[alive].mean()
-            state = f"loss {loss:.3f}  accuracy {accuracy:.2f} %"
-        line = f"{title(cell)}  epoch {epoch.index + 1}/{cell.epochs}  {state}"
+            state = f"loss {loss:.3f} accuracy {accuracy:.2f} %"
+        line = f"{title(cell)} {epoch.index + 1}/{cell.epochs} {state}"
         self._bar.update(self._task, description=line, advance=work)
         now = time.monotonic()
         if not self.console.is_terminal and now - self._last_line >= self.interval:
             self._last_line = now
             self.log(f"{line}  {epoch.seconds:.2f} s")
 
-    def skip(self, work: float) -> None:
-        """Counts work that was done before."""
-        self._bar.update(self._task, advance=work)
+    def reach(self, work: float) -> None:
+        """Counts all work up to here as done, that of an earlier run or of a stopped cell too."""
+        self._bar.update(self._task, completed=work)
 
     def log(self, line: str) -> None:
         """Prints a line, above the bar if there is one."""
@@ -91,6 +89,6 @@ def title(cell: Cell) -> str:
       cell: the cell.
 
     Returns:
-      Text such as ``enorm+bn p=9 bias``.
+      Text such as ``enorm+bn p=9 bias lr=0.1``.
     """
-    return f"{cell.method} p={cell.depth}{' bias' if cell.bias else ''}"
+    return f"{cell.method} p={cell.depth}{' bias' if cell.bias else ''} lr={cell.learning_rate:g}"

@@ -25,7 +25,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "enorm": {"color": "#D55E00", "marker": "^", "linestyle": "-."},
     "enorm+bn": {"color": "#009E73", "marker": "D", "linestyle": ":"},
 }
-SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision", "restarts")
+SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision")
 
 Result = dict[str, Any]
 
@@ -57,7 +57,7 @@ def accuracy_over_depth(results: Sequence[Result], stem: Path) -> list[Path]:
     figure, axes = plt.subplots(
         1,
         len(panels),
-        figsize=(7.0 * len(panels), 4.8),
+        figsize=(7.0 * len(panels), 5.6),
         squeeze=False,
         sharey=True,
         layout="constrained",
@@ -90,15 +90,18 @@ def _panel(axis: Axes, results: list[Result], bias: bool) -> None:
     depths = {result["depth"] for result in results}
     for method in METHODS:
         own = [result for result in results if result["method"] == method]
-        for suffix, series in _series(own):
-            _draw_series(axis, method, suffix, series)
+        for number, (suffix, series) in enumerate(_series(own)):
+            _draw_series(axis, method, suffix, series, number)
         if own and own[0]["dataset"] == "cifar10":
             depths |= _draw_published(axis, method, bias)
     axis.set_xticks(sorted(depths))
+    axis.set_xlim(min(depths) - 1, max(depths) + 1)
+    if not axis.lines:
+        axis.set_ylim(0, 100)  # all diverged
     axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
     axis.set_title("with bias" if bias else "without bias")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def _width(results: Sequence[Result]) -> int | None:
@@ -108,21 +111,22 @@ def _width(results: Sequence[Result]) -> int | None:
 
 def _series(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """Splits a method's results by every setting of which there are several."""
-    varying = [key for key in SETTINGS if len({result[key] for result in results}) > 1]
-    rates: dict[int, set[float]] = {}
-    for result in results:
-        rates.setdefault(result["depth"], set()).add(result["learning_rate"])
-    if any(len(found) > 1 for found in rates.values()):
-        varying.append("learning_rate")
+
+    def rate(result: Result) -> str:
+        usual = published.learning_rate(result["method"], result["depth"])
+        return "published" if result["learning_rate"] == usual else f"{result['learning_rate']:g}"
+
+    keyed = [{key: result[key] for key in SETTINGS} | {"rate": rate(result)} for result in results]
+    varying = [key for key in (*SETTINGS, "rate") if len({keys[key] for keys in keyed}) > 1]
     series: dict[str, list[Result]] = {}
-    for result in results:
-        suffix = ", ".join(f"{key.replace('_', ' ')} {result[key]}" for key in varying)
+    for result, keys in zip(results, keyed, strict=True):
+        suffix = ", ".join(f"{key.replace('_', ' ')} {keys[key]}" for key in varying)
         series.setdefault(suffix, []).append(result)
     return sorted(series.items())
 
 
 def pooled(results: Sequence[Result]) -> tuple[dict[int, list[float]], dict[int, int]]:
-    """Accuracies and number of diverged runs by depth, each seed once.
+    """Accuracies and number of diverged runs by depth, each seed once, restarted if it was.
 
     Args:
       results: cells of one method and setting.
@@ -134,7 +138,7 @@ def pooled(results: Sequence[Result]) -> tuple[dict[int, list[float]], dict[int,
     accuracies: dict[int, list[float]] = {}
     diverged: dict[int, int] = {}
     seen = set()
-    for result in results:
+    for result in sorted(results, key=lambda result: -result["restarts"]):
         for seed, value in zip(result["seeds"], result["test_accuracy"], strict=True):
             if (result["depth"], seed) in seen:
                 continue
@@ -146,10 +150,16 @@ def pooled(results: Sequence[Result]) -> tuple[dict[int, list[float]], dict[int,
     return accuracies, diverged
 
 
-def _draw_series(axis: Axes, method: str, suffix: str, results: Sequence[Result]) -> None:
+def _draw_series(
+    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int
+) -> None:
     accuracies, diverged = pooled(results)
     counts = {len(values) for values in accuracies.values()}
-    runs = f"n = {min(counts)}" + (f"–{max(counts)}" if len(counts) > 1 else "") if counts else ""
+    runs = (
+        f"n = {min(counts)}" + (f"–{max(counts)}" if len(counts) > 1 else "")
+        if counts
+        else "all diverged"
+    )
     label = ", ".join(part for part in (METHODS[method].label, suffix, runs) if part)
     depths = sorted(accuracies)
     summary = [interval(accuracies[depth]) for depth in depths]
@@ -160,25 +170,46 @@ def _draw_series(axis: Axes, method: str, suffix: str, results: Sequence[Result]
         capsize=3,
         markersize=6,
         label=label,
+        alpha=0.6**number,  # a method's further settings are fainter
         **STYLES[method],
     )
-    for depth, runs_lost in diverged.items():
-        axis.annotate(
-            f"{METHODS[method].label}: {runs_lost} diverged",
-            (depth, 0.02), xycoords=("data", "axes fraction"),
-            rotation=90, fontsize=7, ha="center", va="bottom", color=STYLES[method]["color"],
-        )  # fmt: skip
+    for depth, lost in diverged.items():
+        _note_divergence(axis, method, depth, f"{label.rsplit(', ', 1)[0]}: {lost} diverged")
 
 
 def _draw_published(axis: Axes, method: str, bias: bool) -> set[int]:
     points = published.accuracies("study", method, bias)
+    if not points:
+        return set()
     axis.plot(
         list(points),
         list(points.values()),
         color=STYLES[method]["color"],
         marker=STYLES[method]["marker"],
         markerfacecolor="none",
+        markersize=8,
         linestyle="none",
-        label=f"{METHODS[method].label}, published",
+        zorder=3,
+        label=f"{METHODS[method].label}, published, n = {published.runs('study', method, bias)}",
     )
+    for depth, accuracy in points.items():
+        if math.isnan(accuracy):
+            _note_divergence(axis, method, depth, f"{METHODS[method].label}, published: NaN", 9)
     return set(points)
+
+
+def _note_divergence(axis: Axes, method: str, depth: int, text: str, offset: float = 0) -> None:
+    """Writes upright at the foot of a depth, each method in a place of its own."""
+    place = list(METHODS).index(method) - (len(METHODS) - 1) / 2
+    axis.annotate(
+        text,
+        (depth, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(9 * place + offset, 0),
+        textcoords="offset points",
+        rotation=90,
+        fontsize=7,
+        ha="center",
+        va="bottom",
+        color=STYLES[method]["color"],
+    )

@@ -8,6 +8,7 @@ goes on. Every cell leaves a JSON file in --out; a table and a figure beside the
 results close the run.
 """
 
+import dataclasses
 import functools
 import itertools
 import tempfile
@@ -134,9 +135,9 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
             f"{dataset.name}: choose a smaller one"
         )
     normalized = any(METHODS[cell.method].norm for cell in wanted)
-    if size % args.batch_size == 1 and normalized:
+    if 1 in (args.batch_size, size % args.batch_size) and normalized:
         raise cli.InputError(
-            f"--batch-size {args.batch_size} leaves a last batch of one image, which batch "
+            f"--batch-size {args.batch_size} makes a batch of one image, which batch "
             "normalization cannot train on: choose another"
         )
     try:
@@ -174,22 +175,40 @@ def seed_names(cell: Cell) -> str:
 
 def sweep(args: Any, wanted: list[Cell], dataset: data.Dataset, console: Console) -> None:
     """Runs the cells that are not done."""
-    results = read_results(args.out)
-    left = [without_done_seeds(cell, results) for cell in wanted]
-    todo = [cell for cell in left if cell is not None]
-    if len(todo) < len(wanted):
-        kept = ""
-        if args.save_params and not all(cell.params_path(args.out).exists() for cell in wanted):
-            kept = "; parameters are kept of new cells only: give another --out to train all again"
-        console.print(f"{len(wanted) - len(todo)} of {len(wanted)} cells done before{kept}")
+    todo = remaining(args, wanted, console)
+    reached = 0.0
     with Display(console, sum(cell.epochs * work(cell, dataset) for cell in todo)) as display:
         for cell in todo:
-            display.start(cell)
             per_epoch = work(cell, dataset)
-            display.skip(progress(cell, args.out) * per_epoch)
-            show = functools.partial(display.epoch, cell, work=per_epoch)
-            result = run_cell(cell, dataset, args.out, save_params=args.save_params, on_epoch=show)
-            display.log(f"{title(cell)}  done: {outcome(result)}")
+            if cell.result_path(args.out).exists():
+                display.log(f"{title(cell)}  done meanwhile by another process")
+            else:
+                display.start(cell)
+                before = progress(cell, args.out)
+                if before:
+                    display.log(f"{title(cell)}  going on after epoch {before}")
+                display.reach(reached + before * per_epoch)
+                show = functools.partial(display.epoch, cell, work=per_epoch)
+                result = run_cell(
+                    cell, dataset, args.out, save_params=args.save_params, on_epoch=show
+                )
+                display.log(f"{title(cell)}  done: {outcome(result)}")
+            reached += cell.epochs * per_epoch
+            display.reach(reached)
+
+
+def remaining(args: Any, wanted: list[Cell], console: Console) -> list[Cell]:
+    """The cells, or seeds of cells, that are left to run; says what is done before."""
+    results = read_results(args.out)
+    todo = [left for cell in wanted if (left := without_done_seeds(cell, results))]
+    done = [cell for cell in wanted if without_done_seeds(cell, results) is None]
+    for cell in done:  # a run killed just before it could clean up
+        cell.checkpoint_path(args.out).unlink(missing_ok=True)
+    if done:
+        console.print(f"{len(done)} of {len(wanted)} cells done before")
+    if args.save_params and not all(cell.params_path(args.out).exists() for cell in done):
+        console.print("parameters are kept of new cells only: give another --out to train again")
+    return todo
 
 
 def outcome(result: dict[str, Any]) -> str:
@@ -197,7 +216,9 @@ def outcome(result: dict[str, Any]) -> str:
     accuracies = [value for value in result["test_accuracy"] if value is not None]
     text = format_interval(accuracies) + " %" if accuracies else "no accuracy"
     lost = [f"epoch {d['epoch']} step {d['step']}" for d in result["diverged"] if d]
-    return text + (f", diverged at {'; '.join(lost)}" if lost else "")
+    again = sum(map(len, result["restarted"]))
+    text += f", diverged at {'; '.join(lost)} (counted from 0)" if lost else ""
+    return text + (f", {again} restarts" if again else "")
 
 
 def format_interval(values: list[float]) -> str:
@@ -217,19 +238,36 @@ def summary(wanted: list[Cell], out: Path, console: Console) -> None:
         same = [result for result in results if same_setting(cell, result)]
         accuracies, diverged = pooled(same)
         own, lost = accuracies.get(cell.depth, []), diverged.get(cell.depth, 0)
-        known = published.accuracy(cell.method, cell.depth, cell.bias)
-        known = known if cell.dataset == "cifar10" else None
+        again = sum(len(entry) for result in same for entry in result["restarted"])
+        known = published_accuracy(cell)
         table.add_row(
             METHODS[cell.method].label,
             str(cell.depth),
             f"{cell.learning_rate:g}",
             format_interval(own) if own else "–",
             str(len(own)),
-            str(lost) if lost else "",
+            ", ".join([str(lost)] * bool(lost) + [f"{again} restarted"] * bool(again)),
             "–" if known is None else f"{known:.2f}",
             f"{interval(own)[0] - known:+.2f}" if own and known is not None else "–",
         )
     console.print(table)
+
+
+def published_accuracy(cell: Cell) -> float | None:
+    """The study's accuracy (%) where the cell has its settings: nan if it diverged there."""
+    study = dataclasses.replace(
+        cell,
+        dataset="cifar10",
+        width=500,
+        epochs=60,
+        learning_rate=published.learning_rate(cell.method, cell.depth),
+        c=1.2 if METHODS[cell.method].equalize else None,
+        batch_size=256,
+        weight_decay=1e-3,
+    )
+    if cell != study:
+        return None
+    return published.accuracies("study", cell.method, cell.bias).get(cell.depth)
 
 
 def main() -> None:

@@ -2,31 +2,41 @@
 
     python figures/fc_depth.py
 
-draws the study's committed cells in a second; any other folder that a sweep wrote can be named.
+draws the study's committed cells, beside this script, in a few seconds. Another folder that a
+sweep wrote can be named; its figures lie in it then.
 """
 
 from pathlib import Path
 
 from enorm_jax import cli
+from enorm_jax.errors import InputError
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 
 HERE = Path(__file__).parent
+STUDY = HERE.parent / "experiments" / "results"
 
 
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
-        "results", type=Path, nargs="?", default=HERE.parent / "experiments" / "results",
+        "results", type=Path, nargs="?", default=STUDY,
         help="folder of cells",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for the drawings")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the drawings; default: that of the cells"
+    )
     args = parser.parse_args()
-    cells = [cell for cell in read_results(args.results) if cell["experiment"] == "fc"]
-    args.out.mkdir(parents=True, exist_ok=True)
-    for path in accuracy_over_depth(cells, args.out / "fc_depth"):
-        print(path)
+    out = args.out or (args.results if args.results != STUDY else HERE)
+    cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
+    if not cells:
+        raise InputError(f"{args.results} holds no finished cell of fc_sweep.py: give another")
+    out.mkdir(parents=True, exist_ok=True)
+    for dataset in sorted({cell["dataset"] for cell in cells}):
+        own = [cell for cell in cells if cell["dataset"] == dataset]
+        for path in accuracy_over_depth(own, out / f"fc_depth_{dataset}"):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,13 @@ def test_every_method_has_its_own_look():
 def test_seeds_are_pooled_once_and_diverged_runs_counted():
     accuracies, diverged = pooled(
         [
-            result(accuracy=(54.0, None), seeds=(0, 1)),
+            result(accuracy=(54.0, None, None), seeds=(0, 1, 3)),
+            result(accuracy=(53.0,), seeds=(3,), restarts=1),
             result(accuracy=(54.0, 55.0), seeds=(0, 2)),
             result(depth=3, accuracy=(None,)),
         ]
     )
-    assert accuracies == {1: [54.0, 55.0]}
+    assert accuracies == {1: [53.0, 54.0, 55.0]}
     assert diverged == {1: 1, 3: 1}
 
 
@@ -41,14 +42,16 @@ def test_the_figure_names_runs_settings_divergence_and_published_points(tmp_path
         result(accuracy=(54.0, 55.0)),
         result(accuracy=(53.0,), c=1.1),
         result("baseline", depth=3, accuracy=(52.0,)),
+        result("baseline", depth=5, accuracy=(52.0,), learning_rate=0.1),
         result(depth=11, accuracy=(None,), bias=True),
     ]
     svg, png = accuracy_over_depth(results, tmp_path / "figure")
     assert png.stat().st_size > 10_000
     text = svg.read_text()
-    for part in ("ENorm, c 1.2, n = 2", "ENorm, c 1.1, n = 1", "Baseline, n = 1",
-                 "Baseline, published", "1 diverged", "with bias"):  # fmt: skip
-        assert f"<!-- {part}" in text or part in text, part
+    for part in ("ENorm, c 1.2, n = 2", "ENorm, c 1.1, n = 1", "Baseline, rate 0.05, n = 1",
+                 "Baseline, published, n = 2", "ENorm: 1 diverged", "ENorm, all diverged",
+                 "ENorm, published: NaN", "with bias"):  # fmt: skip
+        assert f"<!-- {part} -->" in text, part
 
 
 def test_the_same_results_draw_the_same_file(tmp_path):

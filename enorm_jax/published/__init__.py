@@ -8,13 +8,36 @@ study's table 1.
 """
 
 import csv
-import math
 from importlib import resources
+
+from enorm_jax.errors import InputError
 
 
 def _rows(name: str) -> list[dict[str, str]]:
     text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
+
+
+def runs(source: str, method: str, bias: bool = False) -> int:
+    """How many runs a published point is the mean of.
+
+    Args:
+      source: ``"original"`` or ``"study"``.
+      method: name of the method.
+      bias: whether the network has biases.
+
+    Returns:
+      Number of runs, 0 if nothing was published.
+
+    Example:
+      >>> from enorm_jax import published
+      >>> published.runs("study", "enorm"), published.runs("study", "bn")
+      (2, 1)
+    """
+    key = (source, method, str(int(bias)))
+    rows = _rows("fc_accuracy.csv")
+    found = {int(row["runs"]) for row in rows if (row["source"], row["method"], row["bias"]) == key}
+    return max(found, default=0)
 
 
 def accuracies(source: str, method: str, bias: bool = False) -> dict[int, float]:
@@ -51,7 +74,7 @@ def learning_rate(method: str, depth: int) -> float:
       The rate.
 
     Raises:
-      ValueError: if the study has no rate for the method.
+      InputError: if the study has no rate for the method.
 
     Example:
       >>> from enorm_jax import published
@@ -64,25 +87,5 @@ def learning_rate(method: str, depth: int) -> float:
         if row["method"] == method
     }
     if not rates:
-        raise ValueError(f"no published learning rate for {method!r}: give --lr")
+        raise InputError(f"no published learning rate for {method!r}: give --lr")
     return rates[max((d for d in rates if d <= depth), default=min(rates))]
-
-
-def accuracy(method: str, depth: int, bias: bool = False) -> float | None:
-    """The study's test accuracy (%), or None where it published none or its run diverged.
-
-    Args:
-      method: name of the method.
-      depth: number of hidden-to-hidden layers p.
-      bias: whether the network has biases.
-
-    Returns:
-      Accuracy in percent, or None.
-
-    Example:
-      >>> from enorm_jax import published
-      >>> published.accuracy("enorm", 9), published.accuracy("enorm", 11, bias=True)
-      (55.34, None)
-    """
-    value = accuracies("study", method, bias).get(depth, math.nan)
-    return None if math.isnan(value) else value
