@@ -11,6 +11,7 @@ results close the run.
 import dataclasses
 import functools
 import itertools
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -247,8 +248,8 @@ def summary(wanted: list[Cell], out: Path, console: Console) -> None:
             format_interval(own) if own else "–",
             str(len(own)),
             ", ".join([str(lost)] * bool(lost) + [f"{again} restarted"] * bool(again)),
-            "–" if known is None else f"{known:.2f}",
-            f"{interval(own)[0] - known:+.2f}" if own and known is not None else "–",
+            "–" if known is None else "NaN" if math.isnan(known) else f"{known:.2f}",
+            f"{interval(own)[0] - known:+.2f}" if own and known and known > 0 else "–",
         )
     console.print(table)
 
@@ -265,9 +266,10 @@ def published_accuracy(cell: Cell) -> float | None:
         batch_size=256,
         weight_decay=1e-3,
     )
-    if cell != study:
-        return None
-    return published.accuracies("study", cell.method, cell.bias).get(cell.depth)
+    known = published.accuracies("study", cell.method, cell.bias).get(cell.depth)
+    if known is not None and math.isnan(known):  # after one epoch
+        study = dataclasses.replace(study, epochs=cell.epochs)
+    return known if cell == study else None
 
 
 def main() -> None:
