@@ -64,8 +64,22 @@ def accuracy_over_depth(results: Sequence[Result], stem: Path) -> list[Path]:
     )
     for axis, bias in zip(axes[0], panels, strict=True):
         _panel(axis, [result for result in results if result["bias"] == bias], bias)
+    axes[0][0].set_ylim(*_limits(results))
     axes[0][0].set_ylabel(f"test accuracy on {datasets.pop()} (%)")
     return save(figure, stem)
+
+
+def _limits(results: Sequence[Result]) -> tuple[float, float]:
+    """Bounds around all runs and published points; an interval of two runs may leave them."""
+    values = [value for result in results for value in result["test_accuracy"] if value is not None]
+    if results[0]["dataset"] == "cifar10":
+        for method, bias in {(result["method"], result["bias"]) for result in results}:
+            known = published.accuracies("study", method, bias).values()
+            values.extend(value for value in known if not math.isnan(value))
+    if not values:
+        return 0.0, 100.0
+    margin = 0.2 + 0.08 * (max(values) - min(values))
+    return min(values) - margin, max(values) + margin
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -96,8 +110,6 @@ def _panel(axis: Axes, results: list[Result], bias: bool) -> None:
             depths |= _draw_published(axis, method, bias)
     axis.set_xticks(sorted(depths))
     axis.set_xlim(min(depths) - 1, max(depths) + 1)
-    if not axis.lines:
-        axis.set_ylim(0, 100)  # all diverged
     axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
     axis.set_title("with bias" if bias else "without bias")
     axis.grid(alpha=0.25)

@@ -12,6 +12,8 @@ from enorm_jax.data import Dataset, Standardization
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compile hundreds of tiny programs and run each a few times.
+jax.config.update("jax_disable_most_optimizations", True)
 
 settings.register_profile(
     "suite", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow]
