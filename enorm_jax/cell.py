@@ -73,6 +73,9 @@ class Cell:
         return folder / f"{self.stem}.checkpoint.safetensors"
 
 
+# Seeds that a user can ask for lie below it: a seed restarted once is seed + SEED_LIMIT.
+SEED_LIMIT = 1_000_000
+
 # A run is the same whoever ran beside it, and however often it might have been restarted.
 POOLED = ("seeds", "restarts")
 

@@ -10,10 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from enorm_jax.cell import SEED_LIMIT
 from enorm_jax.errors import InputError
-
-# Seeds above it belong to restarts.
-SEED_LIMIT = 1_000_000
 
 
 class Parser(argparse.ArgumentParser):

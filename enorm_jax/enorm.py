@@ -87,7 +87,7 @@ def enorm_step(
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     # The barriers keep XLA from computing the optimizer's update again in every norm, and the
-    # scales again for every weight: 1.5 % of a training step instead of 8 % on a CPU.
+    # scales again for every weight: 3 % of a training step instead of 8 % on a CPU.
     params = jax.lax.optimization_barrier(params)
     scales = cumulative_scales(
         params, c, p=p, cycles=cycles, order=order, balance_last=balance_last

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from enorm_jax.cell import Cell
+from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset
 from enorm_jax.fit import Epoch, compile_program, first_divergence, fit
@@ -18,8 +18,6 @@ from enorm_jax.models import FullyConnected
 from enorm_jax.results import provenance, rounded, write_json
 from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 
-# A diverged seed starts again as seed + RESTART_STRIDE, clear of the seeds a user counts out.
-RESTART_STRIDE = 1_000_000
 CURVES = ("train_loss", "test_loss", "test_accuracy", "kernel_norms")
 
 History = dict[str, Any]
@@ -89,7 +87,7 @@ def run_cell(
     lost = list(range(len(cell.seeds)))
     for number in range(cell.restarts + 1):
         if number == len(attempts):
-            seeds = [cell.seeds[i] + number * RESTART_STRIDE for i in lost]
+            seeds = [cell.seeds[i] + number * SEED_LIMIT for i in lost]
             attempts.append(_new_history(seeds))
             states = None
         if number == len(attempts) - 1:
@@ -248,7 +246,7 @@ def _result(cell: Cell, attempts: Sequence[History]) -> dict[str, Any]:
     restarted: dict[int, list[dict[str, int]]] = {seed: [] for seed in cell.seeds}
     for number, history in enumerate(attempts):
         for run, used in enumerate(history["seeds"]):
-            seed = used - number * RESTART_STRIDE
+            seed = used - number * SEED_LIMIT
             if number:
                 before, row = last[seed]
                 restarted[seed].append({"seed": before["seeds"][row], **before["diverged"][row]})

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from enorm_jax import sweep
-from enorm_jax.cell import Cell, without_done_seeds
+from enorm_jax.cell import SEED_LIMIT, Cell, without_done_seeds
 from enorm_jax.checkpoint import load_arrays, load_variables, save_arrays
 from enorm_jax.results import interval, read_results, rounded, write_json
-from enorm_jax.sweep import RESTART_STRIDE, progress, run_cell
+from enorm_jax.sweep import progress, run_cell
 
 CELL = Cell(
     experiment="fc", dataset="blobs", method="enorm", depth=1, width=6, bias=False, epochs=4,
@@ -98,7 +98,7 @@ def pretend_lost(monkeypatch, *lost_seeds):
 
 
 def test_a_diverged_seed_starts_again_with_another(blobs, tmp_path, monkeypatch):
-    again = 1 + RESTART_STRIDE
+    again = 1 + SEED_LIMIT
     plain = run_cell(dataclasses.replace(CELL, seeds=(0, again)), blobs, tmp_path / "plain")
     pretend_lost(monkeypatch, 1)
     cell = dataclasses.replace(CELL, restarts=2)
@@ -118,7 +118,7 @@ def test_a_diverged_seed_starts_again_with_another(blobs, tmp_path, monkeypatch)
 
 
 def test_restarts_end(blobs, tmp_path, monkeypatch):
-    pretend_lost(monkeypatch, 1, 1 + RESTART_STRIDE)
+    pretend_lost(monkeypatch, 1, 1 + SEED_LIMIT)
     result = run_cell(dataclasses.replace(CELL, restarts=1), blobs, tmp_path)
     assert result["diverged"] == [None, {"epoch": 1, "step": 2}]
     assert [entry["seed"] for entry in result["restarted"][1]] == [1]
