@@ -24,7 +24,7 @@ class Cell:
       c: ratio of norms that ENorm aims at; None for a method without ENorm.
       batch_size: images in a step.
       weight_decay: λ on all parameters.
-      precision: of the matrix products.
+      precision: of the matrix products' operands, ``"float32"`` or ``"bfloat16"``.
       restarts: how often a diverged seed starts again with another one.
       seeds: one per run.
     """

@@ -244,11 +244,10 @@ def rescale(params: Params, scales: Scales, *, bias: Bias = "scale") -> Params:
             return leaf
         wide = _at_least_float32(leaf)
         factor = after.get(name, jnp.ones(leaf.shape[-1:], wide.dtype))
-        if kind == "kernel":
-            factor = factor[None, :]
-            if name in before:
-                factor = factor / before[name][:, None]
-        return (wide * factor).astype(leaf.dtype)
+        wide = wide * (factor[None, :] if kind == "kernel" else factor)
+        if kind == "kernel" and name in before:
+            wide = wide * jnp.reciprocal(before[name])[:, None]
+        return wide.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(apply, params)
 

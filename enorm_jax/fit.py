@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def train_runs(
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
         return train_epoch(recipe, state, key, images, labels)
 
-    return jax.vmap(one)(states, seeds)
+    return _over_runs(one)(states, seeds)
 
 
 def evaluate_runs(
@@ -132,7 +133,19 @@ def evaluate_runs(
         norms = jnp.stack([jnp.linalg.norm(kernel) for kernel in kernels])
         return *evaluate(recipe, state, images, labels), norms
 
-    return jax.vmap(one)(states)
+    return _over_runs(one)(states)
+
+
+def _over_runs(one: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap`, but for a single run: XLA sums slowly along an axis behind one of length 1."""
+
+    def mapped(*args: Any) -> Any:
+        if jax.tree.leaves(args)[0].shape[0] > 1:
+            return jax.vmap(one)(*args)
+        alone = one(*jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], alone)
+
+    return mapped
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import jax
 
-from enorm_jax.enorm import enorm_step
+from enorm_jax.enorm import Scales, cumulative_scales
 from enorm_jax.groups import Params
 from enorm_jax.models import Norm
 from enorm_jax.norms import BatchNorm
 
-Equalize = Callable[[Params, jax.Array], Params]
+Equalize = Callable[[Params, jax.Array], Scales]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Method:
     Attributes:
       label: its name in figures.
       norm: normalization layer, as `FullyConnected` takes it, or None.
-      equalize: pure function (params, c) -> params applied after each step, or None.
+      equalize: pure function (params, c) -> scales, by which `rescale` multiplies hidden units
+        after each step, or None.
     """
 
     label: str
@@ -31,6 +32,6 @@ class Method:
 METHODS: dict[str, Method] = {
     "baseline": Method("Baseline"),
     "bn": Method("BN", norm=BatchNorm),
-    "enorm": Method("ENorm", equalize=enorm_step),
-    "enorm+bn": Method("ENorm + BN", norm=BatchNorm, equalize=enorm_step),
+    "enorm": Method("ENorm", equalize=cumulative_scales),
+    "enorm+bn": Method("ENorm + BN", norm=BatchNorm, equalize=cumulative_scales),
 }

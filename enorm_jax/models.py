@@ -5,6 +5,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from enorm_jax.layers import PRECISIONS, Precision, dot_general_bfloat16
+
 Norm = Callable[..., nn.Module]
 
 
@@ -21,6 +23,8 @@ class FullyConnected(nn.Module):
       classes: outputs.
       use_bias: whether layers have a bias.
       norm: value ``norm(train=..., name=...)`` that makes a normalization layer, or None.
+      precision: of the matrix products' operands, ``"float32"`` or ``"bfloat16"``; parameters,
+        sums and everything else stay float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -42,6 +46,7 @@ class FullyConnected(nn.Module):
     classes: int = 10
     use_bias: bool = False
     norm: Norm | None = None
+    precision: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -55,10 +60,12 @@ class FullyConnected(nn.Module):
           Logits of shape (batch, classes).
 
         Raises:
-          ValueError: if the depth is negative.
+          ValueError: if the depth is negative, or there is no such precision.
         """
         if self.depth < 0:
             raise ValueError(f"depth must be at least 0, got {self.depth}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         x = x.reshape(x.shape[0], -1)
         digits = max(2, len(str(self.depth + 1)))
         for k in range(self.depth + 1):
@@ -69,5 +76,10 @@ class FullyConnected(nn.Module):
         return self._dense(self.classes, f"layer_{self.depth + 1:0{digits}d}")(x)
 
     def _dense(self, units: int, name: str) -> nn.Dense:
-        he_uniform = nn.initializers.he_uniform()
-        return nn.Dense(units, use_bias=self.use_bias, kernel_init=he_uniform, name=name)
+        return nn.Dense(
+            units,
+            use_bias=self.use_bias,
+            kernel_init=nn.initializers.he_uniform(),
+            dot_general=dot_general_bfloat16 if self.precision == "bfloat16" else None,
+            name=name,
+        )

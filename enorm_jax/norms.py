@@ -1,5 +1,8 @@
 """Normalization layers, as values that a model takes: ``norm(train=..., name=...)``."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,19 +60,72 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (units,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (units,))
         if self.train:
-            axes = tuple(range(x.ndim - 1))
-            mean, var = jnp.mean(x, axis=axes), jnp.var(x, axis=axes)
+            n = x.size // units
+            y, mean, var = normalize(x.reshape(n, units), scale, bias, self.epsilon)
             if not self.is_initializing():
                 self._update(running_mean, mean)
-                self._update(running_var, var * unbiased(x.size // units))
-        else:
-            mean, var = running_mean.value, running_var.value
-        gain = jax.lax.rsqrt(var + self.epsilon) * scale
-        mean, gain, bias = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (mean, gain, bias))
+                self._update(running_var, var * unbiased(n))
+            return y.reshape(x.shape)
+        gain = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
+        vectors = running_mean.value, gain, bias
+        mean, gain, bias = (jnp.expand_dims(v, range(x.ndim - 1)) for v in vectors)
         return (x - mean) * gain + bias
 
     def _update(self, running: nn.Variable, new: jax.Array) -> None:
         running.value = (1 - self.momentum) * running.value + self.momentum * new
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def normalize(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""Normalizes each unit by the batch's own mean and variance.
+
+    .. math::
+        y = \gamma \hat x + \beta, \quad \hat x = (x - \mu) / \sqrt{\sigma^2 + \epsilon}, \quad
+        \bar x = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} (\bar y - \tfrac1n \sum \bar y
+        - \hat x \, \tfrac1n \sum \hat x \bar y)
+
+    The derivative is written down so that the gradient takes two sums over the batch, those of
+    scale and shift; derived step by step it takes five. Mean and variance are given for running
+    estimates and have no derivative.
+
+    Args:
+      x: (batch, units).
+      scale: γ, (units,).
+      bias: β, (units,).
+      epsilon: added to the variance.
+
+    Returns:
+      y of x's shape, and the batch's mean and (biased) variance, (units,).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from enorm_jax.norms import normalize
+      >>> y, mean, var = normalize(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0)
+      >>> y[:, 0].tolist(), float(mean[0]), float(var[0])
+      ([-1.0, 1.0], 2.0, 1.0)
+    """
+    mean = jnp.mean(x, axis=0)
+    centred = x - mean[None, :]
+    var = jnp.mean(centred * centred, axis=0)
+    gain = jax.lax.rsqrt(var + epsilon) * scale
+    return centred * gain[None, :] + bias[None, :], mean, var
+
+
+@normalize.defjvp
+def _normalize_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
+    x, scale, bias = primals
+    dx, dscale, dbias = tangents
+    y, mean, var = normalize(x, scale, bias, epsilon)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    gain = inverse * scale
+    normal = (x - mean[None, :]) * inverse[None, :]
+    # Transposed, each of the two broadcasts is the one sum of its kind.
+    shift = dbias - gain * jnp.mean(dx, axis=0)
+    slope = dscale - gain * jnp.mean(normal * dx, axis=0)
+    dy = gain[None, :] * dx + shift[None, :] + normal * slope[None, :]
+    return (y, mean, var), (dy, jnp.zeros_like(mean), jnp.zeros_like(var))
 
 
 def unbiased(n: int) -> float:

@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset
 from enorm_jax.fit import Epoch, compile_program, first_divergence, fit
+from enorm_jax.layers import Precision
 from enorm_jax.methods import METHODS
 from enorm_jax.models import FullyConnected
 from enorm_jax.results import provenance, rounded, write_json
@@ -41,6 +42,7 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
             classes=dataset.classes,
             use_bias=cell.bias,
             norm=method.norm,
+            precision=cast(Precision, cell.precision),
         ),
         equalize=method.equalize,
         standardization=dataset.standardization,
@@ -76,10 +78,10 @@ def run_cell(
     Raises:
       OSError: if the folder cannot be written.
       InputError: if a checkpoint is damaged.
-      ValueError: if the data set or the precision is not the cell's.
+      ValueError: if the data set is not the cell's, or there is no such precision.
     """
-    if (cell.dataset, cell.precision) != (dataset.name, "float32"):
-        raise ValueError(f"cannot train {cell} in float32 on {dataset.name}")
+    if cell.dataset != dataset.name:
+        raise ValueError(f"cannot train {cell} on {dataset.name}")
     folder.mkdir(parents=True, exist_ok=True)
     attempts, origins, states = _load_checkpoint(cell, dataset, folder)
     # Of the code that runs, whatever happens to its files meanwhile.

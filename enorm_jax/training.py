@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from enorm_jax.data import Standardization
+from enorm_jax.enorm import Scales, rescale
 from enorm_jax.methods import Equalize
 from enorm_jax.optimizer import linear_decay, sgd
 
@@ -27,7 +28,8 @@ class Recipe:
 
     Attributes:
       model: a Flax module called as ``model(images, train=...)``.
-      equalize: pure function (params, c) -> params applied after each step, or None.
+      equalize: pure function (params, c) -> scales of the hidden units, applied by `rescale`
+        after each step, or None.
       standardization: how pixels become inputs.
       batch_size: images in a step; a smaller last batch is kept.
       epochs: length of the linear decay of the learning rate.
@@ -137,22 +139,8 @@ def train_step(
     Returns:
       The state after the step, and the batch's mean cross-entropy (nats) before it.
     """
-    inputs = recipe.standardization(images)
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, new.get("batch_stats", {})
-
-    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = _optimizer(recipe, state.hyper).update(
-        grads, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    if recipe.equalize is not None:
-        params = recipe.equalize(params, state.hyper.c)
-    return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
+    state, loss = _descend(recipe, state, images, labels)
+    return _rescaled(state, _scales(recipe, state)), loss
 
 
 def train_epoch(
@@ -163,6 +151,9 @@ def train_epoch(
     labels: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
     """One pass over the training set in a new order, the smaller last batch included.
+
+    Each step's rescaling is done at the start of the next, where the products and the update
+    read the weights anyway: ENorm then costs the passes that its norms take, and no other.
 
     Args:
       recipe: static part of the program.
@@ -178,14 +169,19 @@ def train_epoch(
     full = recipe.train_size // recipe.batch_size
     batches, rest = jnp.split(order, [full * recipe.batch_size])
 
-    def step(state: TrainState, index: jax.Array) -> tuple[TrainState, jax.Array]:
-        return train_step(recipe, state, images[index], labels[index])
+    def step(
+        carry: tuple[TrainState, Scales | None], index: jax.Array
+    ) -> tuple[tuple[TrainState, Scales | None], jax.Array]:
+        before = _rescaled(*carry)
+        state, loss = _descend(recipe, before, images[index], labels[index])
+        return (state, _scales(recipe, state)), loss
 
-    state, losses = jax.lax.scan(step, state, batches.reshape(full, recipe.batch_size))
+    ones = jax.tree.map(jnp.ones_like, jax.eval_shape(lambda: _scales(recipe, state)))
+    carry, losses = jax.lax.scan(step, (state, ones), batches.reshape(full, recipe.batch_size))
     if rest.size:
-        state, loss = step(state, rest)
+        carry, loss = step(carry, rest)
         losses = jnp.append(losses, loss)
-    return state, losses
+    return _rescaled(*carry), losses
 
 
 def evaluate(
@@ -247,6 +243,39 @@ def hyperparameters(
         return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (runs,))
 
     return Hyperparameters(spread(learning_rate), spread(c), spread(weight_decay))
+
+
+def _descend(
+    recipe: Recipe, state: TrainState, images: jax.Array, labels: jax.Array
+) -> tuple[TrainState, jax.Array]:
+    """A step without ENorm: loss, gradient, optimizer."""
+    inputs = recipe.standardization(images)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, new.get("batch_stats", {})
+
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = _optimizer(recipe, state.hyper).update(
+        grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
+
+
+def _scales(recipe: Recipe, state: TrainState) -> Scales | None:
+    """By what ENorm multiplies the hidden units; None without ENorm."""
+    if recipe.equalize is None:
+        return None
+    # Else XLA computes the optimizer's update again in every norm.
+    params = jax.lax.optimization_barrier(state.params)
+    return jax.lax.optimization_barrier(recipe.equalize(params, state.hyper.c))
+
+
+def _rescaled(state: TrainState, scales: Scales | None) -> TrainState:
+    return state if scales is None else state.replace(params=rescale(state.params, scales))
 
 
 def _optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:

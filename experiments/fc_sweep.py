@@ -22,11 +22,12 @@ from rich.table import Table
 from enorm_jax import cli, data, published
 from enorm_jax.cell import Cell, same_setting, without_done_seeds
 from enorm_jax.display import Display, title
+from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import accuracy_over_depth, pooled
 from enorm_jax.results import interval, read_results
 from enorm_jax.sweep import progress, run_cell
-from enorm_jax.timing import epoch_flops, matmul_rate, parameter_count
+from enorm_jax.timing import epoch_flops, fastest_precision, matmul_rate, parameter_count
 
 HERE = Path(__file__).parent
 
@@ -66,6 +67,12 @@ def parser() -> cli.Parser:
     p.add_argument("--batch-size", type=cli.positive_int, default=256, help="images in a step")
     p.add_argument(
         "--weight-decay", type=cli.non_negative_float, default=1e-3, help="on all parameters"
+    )
+    p.add_argument(
+        "--precision",
+        choices=[*PRECISIONS, "auto"],
+        default="float32",
+        help="of the matrix products' operands; auto takes what this device is faster at",
     )
     p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
     p.add_argument(
@@ -110,7 +117,7 @@ def cells(args: Any) -> list[Cell]:
             c=args.c if METHODS[method].equalize else None,
             batch_size=args.batch_size,
             weight_decay=args.weight_decay,
-            precision="float32",
+            precision=args.precision,
             restarts=args.restarts,
             seeds=args.seeds,
         )
@@ -277,6 +284,9 @@ def main() -> None:
     args = parser().parse_args()
     console = Console()
     dataset = data.load(args.dataset, args.data_dir)
+    if args.precision == "auto":
+        args.precision = fastest_precision()
+        console.print(f"matrix products in {args.precision}, which is faster here")
     wanted = cells(args)
     check(args, wanted, dataset)
     if args.dry_run:
