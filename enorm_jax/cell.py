@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from enorm_jax.layers import Precision
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -40,7 +42,7 @@ class Cell:
     c: float | None
     batch_size: int
     weight_decay: float
-    precision: str
+    precision: Precision
     restarts: int
     seeds: tuple[int, ...]
 
@@ -71,6 +73,10 @@ class Cell:
     def checkpoint_path(self, folder: Path) -> Path:
         """Where the cell in progress is kept, epoch by epoch."""
         return folder / f"{self.stem}.checkpoint.safetensors"
+
+    def lock_path(self, folder: Path) -> Path:
+        """What a process holds while it trains the cell; freed by its death."""
+        return folder / f"{self.stem}.lock"
 
 
 # Seeds that a user can ask for lie below it: a seed restarted once is seed + SEED_LIMIT.

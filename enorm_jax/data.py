@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from enorm_jax.compilation import cache_folder
 from enorm_jax.results import temporary_name
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -175,7 +176,7 @@ def _cifar10(data_dir: Path | None) -> Arrays:
     for directory in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"):
         if directory and (prepared := _prepared(Path(directory).expanduser())) is not None:
             return _cached_prepared(prepared)
-    earlier = sorted(_cache_folder().glob("cifar10-*.npz"))
+    earlier = sorted(cache_folder().glob("cifar10-*.npz"))
     key = earlier[0].stem.removeprefix("cifar10-") if earlier else "archive"
     return _cached(key, lambda: _read_archive(None))
 
@@ -187,10 +188,6 @@ def _prepared(data_dir: Path) -> Path | None:
     return readable[-1] if readable else None
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "enorm_jax"
-
-
 def _cached_prepared(prepared: Path) -> Arrays:
     """The arrays of a prepared directory, cached by the names and sizes of its files."""
     files = sorted((path.name, path.stat().st_size) for path in prepared.iterdir())
@@ -200,7 +197,7 @@ def _cached_prepared(prepared: Path) -> Arrays:
 
 def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
     """The arrays from the cache if it holds them, else read and put there."""
-    path = _cache_folder() / f"cifar10-{key}.npz"
+    path = cache_folder() / f"cifar10-{key}.npz"
     try:
         with path.open("rb") as raw, np.load(raw) as file:
             return tuple(file[name] for name in ARRAY_NAMES)

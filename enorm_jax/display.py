@@ -1,33 +1,42 @@
 """What a sweep shows while it runs: a bar on a terminal, lines in a log."""
 
 import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from enorm_jax.cell import Cell
 from enorm_jax.fit import Epoch
+from enorm_jax.summary import outcome
 
 
 class Display:
-    """Progress of a sweep, as a context manager.
+    """Progress of a sweep, as a context manager and `enorm_jax.workers.Observer`.
 
-    On a terminal one bar with cell, epoch, loss, accuracy and time left; in a log one line an
-    epoch, at most one every `interval` seconds, and one a cell.
+    On a terminal a bar for all cells and one for each that is being trained, with epoch, loss,
+    accuracy and time left; in a log one line an epoch, at most one every `interval` seconds,
+    and one a cell.
 
     Attributes:
       console: where to write.
-      total: work of all cells, in any unit.
+      work: work of one epoch of a cell, in any unit.
       interval: seconds between two lines of a log.
     """
 
-    def __init__(self, console: Console, total: float, interval: float = 5.0):
-        self.console = console
-        self.interval = interval
+    def __init__(
+        self,
+        console: Console,
+        cells: Sequence[Cell],
+        work: Callable[[Cell], float],
+        interval: float = 5.0,
+    ):
+        self.console, self.work, self.interval = console, work, interval
         self._last_line = -float("inf")
-        self._bar = Progress(
+        self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
             TimeRemainingColumn(),
@@ -35,10 +44,12 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("compiling", total=total)
+        total = sum(cell.epochs * work(cell) for cell in cells)
+        self._all = self._bars.add_task(f"{len(cells)} cells", total=total)
+        self._tasks: dict[Cell, TaskID] = {}
 
     def __enter__(self) -> "Display":
-        self._bar.start()
+        self._bars.start()
         return self
 
     def __exit__(
@@ -47,38 +58,54 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._bars.stop()
 
-    def start(self, cell: Cell) -> None:
-        """Says that a cell is being compiled."""
-        self._bar.update(self._task, description=f"{title(cell)}  compiling")
+    def start(self, cell: Cell, done: int) -> None:
+        """Says that a cell is being compiled, and after which epoch it goes on."""
+        if done:
+            self._log(f"{title(cell)}  going on after epoch {done}")
+        if cell not in self._tasks:  # else its worker died
+            self._bars.update(self._all, advance=done * self.work(cell))
+            self._tasks[cell] = self._bars.add_task(
+                f"{title(cell)}  compiling", total=cell.epochs, completed=done
+            )
 
-    def epoch(self, cell: Cell, epoch: Epoch, work: float) -> None:
-        """Shows an epoch.
-
-        Args:
-          cell: the cell in progress.
-          epoch: its newest epoch.
-          work: the work behind it, in the unit of `total`.
-        """
+    def epoch(self, cell: Cell, epoch: Epoch) -> None:
+        """Shows an epoch."""
         alive = np.isfinite(epoch.losses).all(axis=1) & np.isfinite(epoch.test_loss)
         state = "diverged"
         if alive.any():
             loss, accuracy = epoch.losses[alive].mean(), epoch.test_accuracy[alive].mean()
             state = f"loss {loss:.3f} accuracy {accuracy:.2f} %"
         line = f"{title(cell)} {epoch.index + 1}/{cell.epochs} {state}"
-        self._bar.update(self._task, description=line, advance=work)
+        self._bars.update(self._tasks[cell], description=line, completed=epoch.index + 1)
+        self._bars.update(self._all, advance=self.work(cell))
         now = time.monotonic()
         if not self.console.is_terminal and now - self._last_line >= self.interval:
             self._last_line = now
-            self.log(f"{line}  {epoch.seconds:.2f} s")
+            self._log(f"{line}  {epoch.seconds:.2f} s")
 
-    def reach(self, work: float) -> None:
-        """Counts all work up to here as done, that of an earlier run or of a stopped cell too."""
-        self._bar.update(self._task, completed=work)
+    def done(self, cell: Cell, result: dict[str, Any]) -> None:
+        """Says what a finished cell found."""
+        self._close(cell, f"done: {outcome(result)}")
 
-    def log(self, line: str) -> None:
-        """Prints a line, above the bar if there is one."""
+    def taken(self, cell: Cell) -> None:
+        """Says that another process trains the cell."""
+        self._close(cell, "left to another process, which is training it")
+
+    def died(self, cell: Cell) -> None:
+        """Says that the cell's worker died."""
+        self._log(f"{title(cell)}  its worker died: going on in a new one")
+
+    def _close(self, cell: Cell, line: str) -> None:
+        """Takes the cell's bar away and counts all its work, also if it diverged early."""
+        self._log(f"{title(cell)}  {line}")
+        task = self._tasks.pop(cell)
+        trained = next(t.completed for t in self._bars.tasks if t.id == task)
+        self._bars.update(self._all, advance=(cell.epochs - trained) * self.work(cell))
+        self._bars.remove_task(task)
+
+    def _log(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)
 
 

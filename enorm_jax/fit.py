@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from enorm_jax.data import Dataset
+from enorm_jax.devices import by_run, everywhere, over_devices, runs_mesh
 from enorm_jax.groups import chain
 from enorm_jax.training import (
     Hyperparameters,
@@ -43,7 +44,8 @@ class Program:
 def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
     """Compiles initialization, an epoch and an evaluation, each under `vmap` over runs.
 
-    The arrays of the data set go to the device here, once, as uint8. Learning rate, c and
+    The arrays of the data set go to the device here, once, as uint8. With several devices, runs
+    are shared out among them. Learning rate, c and
     weight decay are traced: one program serves all their values.
 
     Args:
@@ -55,30 +57,38 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
       A `Program`.
     """
     start = time.perf_counter()
+    mesh = runs_mesh(runs)
     train_images, train_labels, test_images, test_labels = jax.device_put(
-        (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+        (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
+        everywhere(mesh),
     )
-    seeds = jnp.zeros(runs, jnp.uint32)
+    example, epoch = jax.device_put((train_images[:1], jnp.int32(0)), everywhere(mesh))
     hyper = hyperparameters(runs, learning_rate=0.0, c=1.0, weight_decay=0.0)
-    example = train_images[:1]
-    states = jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, example)
+    seeds, hyper = jax.device_put((jnp.zeros(runs, jnp.uint32), hyper), by_run(mesh))
 
-    # Else GPUs would round float32 operands to TF32.
-    with jax.default_matmul_precision("float32"):
-        init = jax.jit(init_states, static_argnums=0).lower(recipe, seeds, hyper, example).compile()
-        train = (
-            jax.jit(train_runs, static_argnums=0, donate_argnums=1)
-            .lower(recipe, states, seeds, jnp.int32(0), train_images, train_labels)
-            .compile()
-        )
-        test = (
-            jax.jit(evaluate_runs, static_argnums=0)
-            .lower(recipe, states, test_images, test_labels)
-            .compile()
-        )
+    def compiled(fn: Any, *arguments: Any, of_runs: int, donate: tuple[int, ...] = ()) -> Any:
+        shared = over_devices(functools.partial(fn, recipe), mesh, len(arguments), of_runs)
+        # Else GPUs would round float32 operands to TF32.
+        with jax.default_matmul_precision("float32"):
+            return jax.jit(shared, donate_argnums=donate).lower(*arguments).compile()
+
+    init = compiled(init_states, seeds, hyper, example, of_runs=2)
+    states = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_run(mesh)),
+        jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, example),
+    )
+    data = train_images, train_labels
+    train = compiled(train_runs, states, seeds, epoch, *data, of_runs=2, donate=(0,))
+    test = compiled(evaluate_runs, states, test_images, test_labels, of_runs=1)
+
+    def placed(values: Any) -> Any:
+        return jax.device_put(values, by_run(mesh))
+
     return Program(
-        init=lambda seeds, hyper: init(seeds, hyper, example),
-        train=lambda states, seeds, epoch: train(states, seeds, epoch, train_images, train_labels),
+        init=lambda seeds, hyper: init(*placed((seeds, hyper)), example),
+        train=lambda states, seeds, epoch: train(
+            *placed((states, seeds)), jax.device_put(epoch, everywhere(mesh)), *data
+        ),
         test=lambda states: test(states, test_images, test_labels),
         compile_seconds=time.perf_counter() - start,
     )
@@ -154,7 +164,7 @@ class Epoch:
 
     Attributes:
       index: number of the epoch, from 0.
-      states: training states after it.
+      states: training states after it; None where an epoch is only shown.
       losses: cross-entropy of each step, (R, steps).
       test_loss: (R,).
       test_accuracy: percent, (R,).
@@ -163,7 +173,7 @@ class Epoch:
     """
 
     index: int
-    states: TrainState
+    states: TrainState | None
     losses: np.ndarray
     test_loss: np.ndarray
     test_accuracy: np.ndarray

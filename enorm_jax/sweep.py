@@ -1,19 +1,20 @@
 """Runs a cell: seeds in parallel, saved every epoch, restarted where they diverged."""
 
 import functools
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock, Timeout
 
 from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset
 from enorm_jax.fit import Epoch, compile_program, first_divergence, fit
-from enorm_jax.layers import Precision
 from enorm_jax.methods import METHODS
 from enorm_jax.models import FullyConnected
 from enorm_jax.results import provenance, rounded, write_json
@@ -22,6 +23,10 @@ from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparamet
 CURVES = ("train_loss", "test_loss", "test_accuracy", "kernel_norms")
 
 History = dict[str, Any]
+
+
+class CellTakenError(Exception):
+    """Another process is training the cell."""
 
 
 def recipe(cell: Cell, dataset: Dataset) -> Recipe:
@@ -42,7 +47,7 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
             classes=dataset.classes,
             use_bias=cell.bias,
             norm=method.norm,
-            precision=cast(Precision, cell.precision),
+            precision=cell.precision,
         ),
         equalize=method.equalize,
         standardization=dataset.standardization,
@@ -76,6 +81,7 @@ def run_cell(
       The content of the cell's file.
 
     Raises:
+      CellTakenError: if another process is training the cell.
       OSError: if the folder cannot be written.
       InputError: if a checkpoint is damaged.
       ValueError: if the data set is not the cell's, or there is no such precision.
@@ -83,6 +89,27 @@ def run_cell(
     if cell.dataset != dataset.name:
         raise ValueError(f"cannot train {cell} on {dataset.name}")
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cell.lock_path(folder), blocking=False)
+    try:
+        with lock:
+            if cell.result_path(folder).exists():
+                return json.loads(cell.result_path(folder).read_text(encoding="utf-8"))
+            result = _run(cell, dataset, folder, save_params, on_epoch)
+            # Whoever opened it before finds the cell done.
+            cell.lock_path(folder).unlink(missing_ok=True)
+    except Timeout:
+        raise CellTakenError(cell.stem) from None
+    return result
+
+
+def _run(
+    cell: Cell,
+    dataset: Dataset,
+    folder: Path,
+    save_params: bool,
+    on_epoch: Callable[[Epoch], None],
+) -> dict[str, Any]:
+    """Trains a cell that no other process is training."""
     attempts, origins, states = _load_checkpoint(cell, dataset, folder)
     # Of the code that runs, whatever happens to its files meanwhile.
     origins.append(provenance())
@@ -145,7 +172,7 @@ def _train(
     program = _program(recipe(cell, dataset), dataset, runs)
     history["compile_seconds"] = time.perf_counter() - start
     hyper = _hyper(cell, runs)
-    resume = None if states is None else (done, jax.device_put(states))
+    resume = None if states is None else (done, states)
     for epoch in fit(program, history["seeds"], hyper, cell.epochs, resume=resume):
         _record(history, epoch)
         states = epoch.states

@@ -50,6 +50,37 @@ def epoch_flops(parameters: int, images: int) -> float:
     return 6.0 * parameters * images
 
 
+def memory(
+    depth: int, width: int, pixels: int, images: int, *, batch_size: int, runs: int
+) -> tuple[float, float]:
+    """Device memory that training takes, by a count: of the data and of all runs.
+
+    A run holds its weights, gradients and the weights after the step; a batch's images twice
+    (as inputs and transposed) and four arrays of activations a layer. XLA's own figure is
+    between 0.5 and 1 times this.
+
+    Args:
+      depth: number of hidden-to-hidden layers p.
+      width: hidden units per layer.
+      pixels: pixels times channels.
+      images: images of training and test set, uint8.
+      batch_size: images in a step.
+      runs: number of runs in parallel.
+
+    Returns:
+      Bytes of the data set, and of all runs.
+
+    Example:
+      >>> from enorm_jax.timing import memory
+      >>> data, runs = memory(9, 500, 3072, 60_000, batch_size=256, runs=3)
+      >>> round(data / 1e6), round(runs / 1e6)
+      (185, 217)
+    """
+    weights = 3 * parameter_count(depth, width, pixels)
+    activations = batch_size * (2 * pixels + 4 * width * (depth + 1))
+    return images * (pixels + 4.0), 4.0 * runs * (weights + activations)
+
+
 def matmul_rate(size: int = 2048, repeats: int = 3, precision: Precision = "float32") -> float:
     """The device's rate at one large matrix product.
 

@@ -8,26 +8,28 @@ goes on. Every cell leaves a JSON file in --out; a table and a figure beside the
 results close the run.
 """
 
-import dataclasses
-import functools
 import itertools
-import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
 from enorm_jax import cli, data, published
-from enorm_jax.cell import Cell, same_setting, without_done_seeds
+from enorm_jax.cell import Cell, without_done_seeds
+from enorm_jax.compilation import keep_compiled
 from enorm_jax.display import Display, title
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
-from enorm_jax.plotting import accuracy_over_depth, pooled
-from enorm_jax.results import interval, read_results
-from enorm_jax.sweep import progress, run_cell
-from enorm_jax.timing import epoch_flops, fastest_precision, matmul_rate, parameter_count
+from enorm_jax.plotting import accuracy_over_depth
+from enorm_jax.results import read_results
+from enorm_jax.summary import summary
+from enorm_jax.sweep import progress
+from enorm_jax.timing import epoch_flops, fastest_precision, matmul_rate, memory, parameter_count
+from enorm_jax.workers import Job, default_workers, run_cells
 
 HERE = Path(__file__).parent
 
@@ -95,6 +97,20 @@ def parser() -> cli.Parser:
         help="keep the parameters after the last epoch, as safetensors",
     )
     p.add_argument(
+        "--workers",
+        type=cli.positive_int,
+        metavar="N",
+        help="cells trained side by side, each in a process with its own cores; "
+        "default: as many as cores on a CPU, one on a GPU",
+    )
+    p.add_argument(
+        "--no-compilation-cache",
+        dest="compilation_cache",
+        action="store_false",
+        default=True,
+        help="compile every program anew",
+    )
+    p.add_argument(
         "--dry-run",
         action="store_true",
         help="list the cells, their state and an estimate of the time",
@@ -157,23 +173,58 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
         ) from None
 
 
-def dry_run(wanted: list[Cell], dataset: data.Dataset, out: Path, console: Console) -> None:
-    """Lists the cells, their state and an estimate of the time left."""
-    results, rate = read_results(out), matmul_rate()
-    table = Table("cell", "seeds", "rate", "state", "minutes left", title=str(out))
+def needs(cell: Cell, dataset: data.Dataset) -> tuple[float, float]:
+    """Device memory of a cell: of the data and of its runs, bytes."""
+    images = len(dataset.train_labels) + len(dataset.test_labels)
+    pixels = dataset.train_images[0].size
+    runs = len(cell.seeds)
+    return memory(cell.depth, cell.width, pixels, images, batch_size=cell.batch_size, runs=runs)
+
+
+def dry_run(
+    wanted: list[Cell], dataset: data.Dataset, out: Path, workers: int, console: Console
+) -> None:
+    """Lists the cells, their state and estimates of memory and of the time left."""
+    results = read_results(out)
+    rates = {cell.precision: matmul_rate(precision=cell.precision) for cell in wanted}
+    table = Table(
+        "cell", "seeds", "precision", "state", "memory (MB)", "minutes left", title=str(out)
+    )
     total = 0.0
     for cell in wanted:
         left = without_done_seeds(cell, results)
         epochs = progress(left, out) if left else 0
         state = f"epoch {epochs} of {cell.epochs}" if epochs else "to do" if left else "done"
-        # An epoch reaches some 80 % of the rate of one large product.
-        minutes = (cell.epochs - epochs) * work(left, dataset) / rate / 0.8 / 60 if left else 0.0
+        # An epoch reaches some 75 % of the rate of one large product.
+        rate = 0.75 * rates[cell.precision]
+        minutes = (cell.epochs - epochs) * work(left, dataset) / rate / 60 if left else 0.0
         total += minutes
         table.add_row(
-            title(cell), seed_names(cell), f"{cell.learning_rate:g}", state, f"{minutes:.1f}"
+            title(cell),
+            seed_names(cell),
+            cell.precision,
+            state,
+            f"{sum(needs(cell, dataset)) / 1e6:.0f}",
+            f"{minutes:.1f}",
         )
     console.print(table)
-    console.print(f"about {total:.0f} minutes left at {rate / 1e9:.0f} GFLOP/s", highlight=False)
+    console.print(f"about {total:.0f} minutes left on all cores", highlight=False)
+    console.print(room(wanted, dataset, workers), highlight=False)
+
+
+def room(wanted: list[Cell], dataset: data.Dataset, workers: int) -> str:
+    """How many seeds of the largest cell fit into the device's memory."""
+    stats = jax.local_devices()[0].memory_stats()
+    total = (
+        stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    largest = max(wanted, key=lambda cell: sum(needs(cell, dataset)) / len(cell.seeds))
+    images, runs = needs(largest, dataset)
+    seeds = int((total / workers - images) / (runs / len(largest.seeds)))
+    return (
+        f"{total / 1e9:.0f} GB of memory hold about {max(seeds, 0)} seeds of {title(largest)} "
+        f"with {workers} workers"
+    )
 
 
 def seed_names(cell: Cell) -> str:
@@ -182,27 +233,21 @@ def seed_names(cell: Cell) -> str:
 
 
 def sweep(args: Any, wanted: list[Cell], dataset: data.Dataset, console: Console) -> None:
-    """Runs the cells that are not done."""
+    """Runs the cells that are not done, side by side if there are several workers."""
     todo = remaining(args, wanted, console)
-    reached = 0.0
-    with Display(console, sum(cell.epochs * work(cell, dataset) for cell in todo)) as display:
-        for cell in todo:
-            per_epoch = work(cell, dataset)
-            if cell.result_path(args.out).exists():
-                display.log(f"{title(cell)}  done meanwhile by another process")
-            else:
-                display.start(cell)
-                before = progress(cell, args.out)
-                if before:
-                    display.log(f"{title(cell)}  going on after epoch {before}")
-                display.reach(reached + before * per_epoch)
-                show = functools.partial(display.epoch, cell, work=per_epoch)
-                result = run_cell(
-                    cell, dataset, args.out, save_params=args.save_params, on_epoch=show
-                )
-                display.log(f"{title(cell)}  done: {outcome(result)}")
-            reached += cell.epochs * per_epoch
-            display.reach(reached)
+    workers = min(args.workers, max(1, len(todo)))
+    if workers > 1:  # else the longest would be left to one of them at the end
+        todo.sort(key=lambda cell: -cell.epochs * work(cell, dataset))
+        console.print(f"{workers} workers", highlight=False)
+    job = Job(
+        dataset=args.dataset,
+        data_dir=args.data_dir,
+        out=args.out,
+        save_params=args.save_params,
+        compilation_cache=args.compilation_cache,
+    )
+    with Display(console, todo, lambda cell: work(cell, dataset)) as display:
+        run_cells(todo, job, display, workers)
 
 
 def remaining(args: Any, wanted: list[Cell], console: Console) -> list[Cell]:
@@ -219,81 +264,23 @@ def remaining(args: Any, wanted: list[Cell], console: Console) -> list[Cell]:
     return todo
 
 
-def outcome(result: dict[str, Any]) -> str:
-    """A finished cell in a few words."""
-    accuracies = [value for value in result["test_accuracy"] if value is not None]
-    text = format_interval(accuracies) + " %" if accuracies else "no accuracy"
-    lost = [f"epoch {d['epoch']} step {d['step']}" for d in result["diverged"] if d]
-    again = sum(map(len, result["restarted"]))
-    text += f", diverged at {'; '.join(lost)} (counted from 0)" if lost else ""
-    return text + (f", {again} restarts" if again else "")
-
-
-def format_interval(values: list[float]) -> str:
-    """Mean ± half-width of its 95 % interval."""
-    mean, half = interval(values)
-    return f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
-
-
-def summary(wanted: list[Cell], out: Path, console: Console) -> None:
-    """Prints a table of what the folder holds for the cells asked for."""
-    results = read_results(out)
-    table = Table(
-        "method", "p", "rate", "accuracy (%)", "n", "diverged", "published", "difference",
-        title="test accuracy: mean ± half-width of the 95 % interval over n seeds",
-    )  # fmt: skip
-    for cell in wanted:
-        same = [result for result in results if same_setting(cell, result)]
-        accuracies, diverged = pooled(same)
-        own, lost = accuracies.get(cell.depth, []), diverged.get(cell.depth, 0)
-        again = sum(len(entry) for result in same for entry in result["restarted"])
-        known = published_accuracy(cell)
-        table.add_row(
-            METHODS[cell.method].label,
-            str(cell.depth),
-            f"{cell.learning_rate:g}",
-            format_interval(own) if own else "–",
-            str(len(own)),
-            ", ".join([str(lost)] * bool(lost) + [f"{again} restarted"] * bool(again)),
-            "–" if known is None else "NaN" if math.isnan(known) else f"{known:.2f}",
-            f"{interval(own)[0] - known:+.2f}" if own and known and known > 0 else "–",
-        )
-    console.print(table)
-
-
-def published_accuracy(cell: Cell) -> float | None:
-    """The study's accuracy (%) where the cell has its settings: nan if it diverged there."""
-    study = dataclasses.replace(
-        cell,
-        dataset="cifar10",
-        width=500,
-        epochs=60,
-        learning_rate=published.learning_rate(cell.method, cell.depth),
-        c=1.2 if METHODS[cell.method].equalize else None,
-        batch_size=256,
-        weight_decay=1e-3,
-    )
-    known = published.accuracies("study", cell.method, cell.bias).get(cell.depth)
-    if known is not None and math.isnan(known):  # after one epoch
-        study = dataclasses.replace(study, epochs=cell.epochs)
-    return known if cell == study else None
-
-
 def main() -> None:
     """Runs the command."""
     args = parser().parse_args()
     console = Console()
+    keep_compiled(args.compilation_cache)
     dataset = data.load(args.dataset, args.data_dir)
     if args.precision == "auto":
         args.precision = fastest_precision()
         console.print(f"matrix products in {args.precision}, which is faster here")
+    args.workers = args.workers or default_workers()
     wanted = cells(args)
     check(args, wanted, dataset)
     if args.dry_run:
-        dry_run(wanted, dataset, args.out, console)
+        dry_run(wanted, dataset, args.out, args.workers, console)
         return
     sweep(args, wanted, dataset, console)
-    summary(wanted, args.out, console)
+    console.print(summary(wanted, args.out))
     shown = [
         result
         for result in read_results(args.out)

@@ -186,7 +186,7 @@ def test_a_result_never_claims_what_was_not_run(blobs, tmp_path):
     for change in ({"precision": "float16"}, {"dataset": "cifar10"}):
         with pytest.raises(ValueError, match=r"cannot train|precision must be"):
             run_cell(dataclasses.replace(CELL, **change), blobs, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_damaged_checkpoint_is_named(blobs, tmp_path):

@@ -1,0 +1,53 @@
+"""Runs shared out among the devices of this process."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+RUNS = "runs"
+
+
+def runs_mesh(runs: int) -> Mesh:
+    """The most local devices that a number of runs can be shared out among evenly.
+
+    Args:
+      runs: number of runs.
+
+    Returns:
+      A mesh of one axis, ``"runs"``.
+    """
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if runs % n == 0)
+    return Mesh(np.array(devices[:count]), (RUNS,))
+
+
+def by_run(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays whose leading axis is that of the runs."""
+    return NamedSharding(mesh, P(RUNS))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def over_devices(fn: Callable[..., Any], mesh: Mesh, arguments: int, of_runs: int) -> Any:
+    """A function of R runs that every device computes for its own share of them.
+
+    Devices exchange nothing: a run's arithmetic is that of fewer runs on one device.
+
+    Args:
+      fn: function whose results, and first `of_runs` arguments, have a leading axis of R.
+      mesh: devices.
+      arguments: number of arguments.
+      of_runs: how many of them are given by run; all devices get the others whole.
+
+    Returns:
+      The function over devices, to be compiled.
+    """
+    specs = (P(RUNS),) * of_runs + (P(),) * (arguments - of_runs)
+    return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=P(RUNS), check_vma=False)

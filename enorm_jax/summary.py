@@ -1,0 +1,109 @@
+"""What a sweep found, as text and as a table beside the published results."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from enorm_jax import published
+from enorm_jax.cell import Cell, same_setting
+from enorm_jax.methods import METHODS
+from enorm_jax.plotting import pooled
+from enorm_jax.results import interval, read_results
+
+
+def outcome(result: dict[str, Any]) -> str:
+    """A finished cell in a few words.
+
+    Args:
+      result: content of the cell's file.
+
+    Returns:
+      Accuracy, divergence and restarts.
+    """
+    accuracies = [value for value in result["test_accuracy"] if value is not None]
+    text = format_interval(accuracies) + " %" if accuracies else "no accuracy"
+    lost = [f"epoch {d['epoch']} step {d['step']}" for d in result["diverged"] if d]
+    again = sum(map(len, result["restarted"]))
+    text += f", diverged at {'; '.join(lost)} (counted from 0)" if lost else ""
+    return text + (f", {again} restarts" if again else "")
+
+
+def format_interval(values: Sequence[float]) -> str:
+    """Mean ± half-width of its 95 % interval, as text.
+
+    Args:
+      values: at least one.
+
+    Returns:
+      The mean alone if there is one value only.
+
+    Example:
+      >>> from enorm_jax.summary import format_interval
+      >>> format_interval([54.0, 55.0, 56.0])
+      '55.00 ± 2.48'
+    """
+    mean, half = interval(values)
+    return f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def summary(wanted: Sequence[Cell], out: Path) -> Table:
+    """What a folder holds for the cells asked for, beside the published accuracy.
+
+    Args:
+      wanted: cells, one a row.
+      out: folder of their files.
+
+    Returns:
+      A table to print.
+    """
+    results = read_results(out)
+    table = Table(
+        "method", "p", "rate", "accuracy (%)", "n", "diverged", "published", "difference",
+        title="test accuracy: mean ± half-width of the 95 % interval over n seeds",
+    )  # fmt: skip
+    for cell in wanted:
+        same = [result for result in results if same_setting(cell, result)]
+        accuracies, diverged = pooled(same)
+        own, lost = accuracies.get(cell.depth, []), diverged.get(cell.depth, 0)
+        again = sum(len(entry) for result in same for entry in result["restarted"])
+        known = published_accuracy(cell)
+        table.add_row(
+            METHODS[cell.method].label,
+            str(cell.depth),
+            f"{cell.learning_rate:g}",
+            format_interval(own) if own else "–",
+            str(len(own)),
+            ", ".join([str(lost)] * bool(lost) + [f"{again} restarted"] * bool(again)),
+            "–" if known is None else "NaN" if math.isnan(known) else f"{known:.2f}",
+            f"{interval(own)[0] - known:+.2f}" if own and known and known > 0 else "–",
+        )
+    return table
+
+
+def published_accuracy(cell: Cell) -> float | None:
+    """The study's accuracy where the cell has its settings, whatever the precision.
+
+    Args:
+      cell: the cell.
+
+    Returns:
+      Percent, nan if it diverged there, None if the study has no such point.
+    """
+    study = dataclasses.replace(
+        cell,
+        dataset="cifar10",
+        width=500,
+        epochs=60,
+        learning_rate=published.learning_rate(cell.method, cell.depth),
+        c=1.2 if METHODS[cell.method].equalize else None,
+        batch_size=256,
+        weight_decay=1e-3,
+    )
+    known = published.accuracies("study", cell.method, cell.bias).get(cell.depth)
+    if known is not None and math.isnan(known):  # after one epoch
+        study = dataclasses.replace(study, epochs=cell.epochs)
+    return known if cell == study else None

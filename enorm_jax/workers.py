@@ -1,0 +1,253 @@
+"""Cells side by side: worker processes, each with cores of its own.
+
+On a CPU two processes of one core each get through more cells than one process of two, since
+products of this size gain little from a second core. A worker that dies loses the epoch in
+progress: its cell goes to a new one.
+"""
+
+import collections
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from enorm_jax import data
+from enorm_jax.cell import Cell
+from enorm_jax.compilation import keep_compiled
+from enorm_jax.errors import InputError
+from enorm_jax.fit import Epoch
+from enorm_jax.sweep import CellTakenError, progress, run_cell
+
+ATTEMPTS = 3
+
+
+class Observer(Protocol):
+    """Who is told of what happens to cells."""
+
+    def start(self, cell: Cell, done: int) -> None:
+        """A cell starts, after the epochs that an earlier run has done."""
+
+    def epoch(self, cell: Cell, epoch: Epoch) -> None:
+        """An epoch is over; its states are left out."""
+
+    def done(self, cell: Cell, result: dict[str, Any]) -> None:
+        """A cell is finished."""
+
+    def taken(self, cell: Cell) -> None:
+        """A cell is left to another process that trains it now."""
+
+    def died(self, cell: Cell) -> None:
+        """A cell's worker died; the cell starts again from its last epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every cell of a sweep has in common.
+
+    Attributes:
+      dataset: name, as for `enorm_jax.data.load`.
+      data_dir: where to look for it, or None.
+      out: folder for the cells' files.
+      save_params: whether to keep the parameters after the last epoch.
+      compilation_cache: whether compiled programs are kept between processes.
+    """
+
+    dataset: str
+    data_dir: str | None
+    out: Path
+    save_params: bool = False
+    compilation_cache: bool = True
+
+    def run(self, cell: Cell, observer: Observer) -> None:
+        """Trains a cell in this process, or goes on where it was stopped.
+
+        Args:
+          cell: the cell.
+          observer: who is told.
+
+        Raises:
+          InputError: if the data set or a checkpoint cannot be read.
+          OSError: if the folder cannot be written.
+        """
+        dataset = _load(self.dataset, self.data_dir)
+        observer.start(cell, progress(cell, self.out))
+
+        def on_epoch(epoch: Epoch) -> None:
+            observer.epoch(cell, dataclasses.replace(epoch, states=None))
+
+        try:
+            result = run_cell(
+                cell, dataset, self.out, save_params=self.save_params, on_epoch=on_epoch
+            )
+        except CellTakenError:
+            observer.taken(cell)
+        else:
+            observer.done(cell, result)
+
+
+_load = functools.cache(data.load)
+
+
+def run_cells(cells: Sequence[Cell], job: Job, observer: Observer, workers: int = 1) -> None:
+    """Trains cells, side by side with more than one worker.
+
+    Args:
+      cells: cells to train, in the order in which workers take them.
+      job: what they have in common.
+      observer: who is told, in this process.
+      workers: number of processes; with one, all is done in this process.
+
+    Raises:
+      InputError: as `Job.run`, or if a cell's worker died three times.
+      OSError: as `Job.run`.
+    """
+    if workers == 1:
+        for cell in cells:
+            job.run(cell, observer)
+        return
+    waiting = collections.deque(cells)
+    deaths: collections.Counter[Cell] = collections.Counter()
+    crew = [_Worker(job, cores) for cores in split_cores(workers)]
+    try:
+        for worker in crew:
+            worker.take(waiting)
+        while busy := {worker.pipe: worker for worker in crew if worker.cell is not None}:
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                if not worker.report(observer):
+                    waiting.appendleft(_count_death(worker, deaths, observer))
+                    worker.restart()
+                if worker.cell is None:
+                    worker.take(waiting)
+    finally:
+        for worker in crew:
+            worker.stop()
+
+
+def default_workers() -> int:
+    """As many workers as cores on a CPU; one on a device that runs a cell's seeds at once.
+
+    Returns:
+      Number of workers.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def split_cores(workers: int) -> list[list[int]]:
+    """Shares this process's cores out among workers, evenly.
+
+    Args:
+      workers: number of workers.
+
+    Returns:
+      For each worker its cores; empty where there are fewer cores than workers, or where the
+      system cannot bind a process to cores.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return [[] for _ in range(workers)]
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // workers
+    return [cores[i * share : (i + 1) * share] for i in range(workers)]
+
+
+class _Worker:
+    """A process that trains one cell after another."""
+
+    def __init__(self, job: Job, cores: list[int]):
+        self.job, self.cores = job, cores
+        self.cell: Cell | None = None
+        self._open()
+
+    def _open(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(self.job, self.cores, theirs), daemon=True
+        )
+        self.process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+
+    def take(self, waiting: collections.deque[Cell]) -> None:
+        """Gives the worker the next cell, if there is one."""
+        self.cell = waiting.popleft() if waiting else None
+        if self.cell is not None:
+            self.pipe.send(self.cell)
+
+    def report(self, observer: Observer) -> bool:
+        """Passes one message on; False if the process has died."""
+        try:
+            name, *arguments = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            return False
+        if name == "free":
+            self.cell = None
+        elif name == "failed":
+            raise arguments[0]
+        else:
+            getattr(observer, name)(self.cell, *arguments)
+        return True
+
+    def restart(self) -> None:
+        """Puts a new process in the dead one's place."""
+        self.stop()
+        self.cell = None
+        self._open()
+
+    def stop(self) -> None:
+        """Ends the process; the epoch in progress is lost."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _count_death(worker: _Worker, deaths: collections.Counter[Cell], observer: Observer) -> Cell:
+    cell = worker.cell
+    assert cell is not None
+    deaths[cell] += 1
+    worker.process.join()
+    if deaths[cell] == ATTEMPTS:
+        raise InputError(
+            f"the worker that trains {cell.stem} died {ATTEMPTS} times (exit status "
+            f"{worker.process.exitcode}); if memory ran out, give fewer --workers"
+        )
+    observer.died(cell)
+    return cell
+
+
+def _work(job: Job, cores: list[int], pipe: Connection) -> None:
+    """A worker process: trains the cells that come through the pipe until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    if cores:
+        os.sched_setaffinity(0, cores)
+    keep_compiled(job.compilation_cache)
+    observer: Any = _Remote(pipe)
+    try:
+        while True:
+            try:
+                job.run(pipe.recv(), observer)
+            except (InputError, OSError) as error:
+                if isinstance(error, (EOFError, BrokenPipeError)):
+                    raise
+                pipe.send(("failed", error))
+            pipe.send(("free",))
+    except (EOFError, BrokenPipeError):
+        pass  # the parent is gone
+
+
+class _Remote:
+    """Sends what an observer is told through a pipe; the cell is known at the other end."""
+
+    def __init__(self, pipe: Connection):
+        self.pipe = pipe
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda cell, *arguments: self.pipe.send((name, *arguments))

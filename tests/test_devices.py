@@ -1,0 +1,111 @@
+"""The program on machines this one is not: several devices, GPUs, TPUs."""
+
+import functools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from enorm_jax import FullyConnected
+from enorm_jax.data import load
+from enorm_jax.fit import compile_program, evaluate_runs, train_runs
+from enorm_jax.methods import METHODS
+from enorm_jax.timing import memory
+from enorm_jax.training import Recipe, hyperparameters, init_states
+
+DIGITS = load("digits")
+
+
+def recipe(method="enorm+bn", precision="float32", width=8):
+    return Recipe(
+        model=FullyConnected(depth=2, width=width, norm=METHODS[method].norm, precision=precision),
+        equalize=METHODS[method].equalize,
+        standardization=DIGITS.standardization,
+        batch_size=256,
+        epochs=2,
+        train_size=len(DIGITS.train_labels),
+    )
+
+
+def abstract(recipe, runs):
+    seeds = jax.ShapeDtypeStruct((runs,), jnp.uint32)
+    hyper = hyperparameters(runs, learning_rate=0.05, c=1.2, weight_decay=1e-3)
+    images, labels = DIGITS.train_images, jnp.asarray(DIGITS.train_labels)
+    states = jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, images[:1])
+    return states, seeds, images, labels
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_epoch_and_evaluation_lower_for_accelerators_without_callbacks(platform, precision):
+    own = recipe(precision=precision)
+    states, seeds, images, labels = abstract(own, 3)
+    epoch = jax.jit(train_runs, static_argnums=0, donate_argnums=1)
+    test = jax.jit(evaluate_runs, static_argnums=0)
+    for traced in (
+        epoch.trace(own, states, seeds, jnp.int32(0), images, labels),
+        test.trace(own, states, images, labels),
+    ):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "callback" not in text
+        assert "dot_general" in text
+        assert ("bf16" in text) == (precision == "bfloat16")
+
+
+def test_an_epoch_moves_nothing_between_host_and_device():
+    program = compile_program(recipe(), DIGITS, 2)
+    seeds = jnp.arange(2, dtype=jnp.uint32)
+    hyper = hyperparameters(2, learning_rate=0.05, c=1.2, weight_decay=1e-3)
+    states, epoch = program.init(seeds, hyper), jnp.int32(0)
+    with jax.transfer_guard("disallow"):
+        states, losses = program.train(states, seeds, epoch)
+        outcome = program.test(states)
+        jax.block_until_ready((losses, outcome))
+
+
+def test_predicted_memory_is_an_upper_bound_that_is_not_far_off():
+    runs, width = 4, 256
+    own = recipe(width=width)
+    states, seeds, images, labels = abstract(own, runs)
+    lowered = jax.jit(train_runs, static_argnums=0, donate_argnums=1).lower(
+        own, states, seeds, jnp.int32(0), images, labels
+    )
+    exact = lowered.compile().memory_analysis()
+    used = exact.argument_size_in_bytes + exact.temp_size_in_bytes
+    predicted = sum(memory(2, width, 64, len(images), batch_size=256, runs=runs))
+    assert used < predicted < 2 * used
+
+
+FOUR = """
+import jax, numpy as np
+from test_devices import DIGITS, recipe
+from enorm_jax.fit import compile_program, fit
+from enorm_jax.training import hyperparameters
+assert jax.device_count() == 4
+def train(seeds):
+    program = compile_program(recipe(), DIGITS, len(seeds))
+    hyper = hyperparameters(len(seeds), learning_rate=0.05, c=1.2, weight_decay=1e-3)
+    *_, last = fit(program, seeds, hyper, 2)
+    return last
+together = train(range(4))
+kernel = together.states.params["layer_01"]["kernel"]
+assert len({shard.device for shard in kernel.addressable_shards}) == 4
+assert len(train(range(3)).states.params["layer_01"]["kernel"].addressable_shards) == 3
+for seed in (0, 3):
+    alone = train([seed])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[seed]),
+                 alone.states, together.states)
+    np.testing.assert_array_equal(alone.losses[0], together.losses[seed])
+print("same")
+"""
+
+
+def test_four_devices_share_the_runs_and_give_the_bits_of_one():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", FOUR], capture_output=True, text=True, timeout=200,
+        env={"PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path), **flags},
+    )  # fmt: skip
+    assert done.stdout == "same\n", done.stderr
