@@ -50,14 +50,47 @@ def epoch_flops(parameters: int, images: int) -> float:
     return 6.0 * parameters * images
 
 
-def memory(
-    depth: int, width: int, pixels: int, images: int, *, batch_size: int, runs: int
-) -> tuple[float, float]:
-    """Device memory that training takes, by a count: of the data and of all runs.
+def epoch_bytes(parameters: int, units: int, images: int, batch_size: int, operand: int) -> float:
+    """Bytes that an epoch of training moves at least, if nothing stays in a cache.
 
-    A run holds its weights, gradients and the weights after the step; a batch's images twice
-    (as inputs and transposed) and four arrays of activations a layer. XLA's own figure is
-    between 0.5 and 1 times this.
+    Each of a layer's three products reads its two operands and writes its float32 result; the
+    update reads weight and gradient, and writes the weight.
+
+    Args:
+      parameters: weights of the network.
+      units: of all layers together, the inputs included.
+      images: images in an epoch.
+      batch_size: images in a step.
+      operand: bytes of an operand of a product, 4 or 2.
+
+    Returns:
+      Number of bytes.
+
+    Example:
+      >>> from enorm_jax.timing import epoch_bytes
+      >>> round(epoch_bytes(3_791_000, 8082, 50_000, 256, operand=2) / 1e9, 1)
+      20.5
+    """
+    weights = parameters * (2 * operand + 4 + 12)
+    activations = batch_size * units * (3 * operand + 8)
+    return images / batch_size * (weights + activations)
+
+
+def memory(
+    depth: int,
+    width: int,
+    pixels: int,
+    images: int,
+    *,
+    batch_size: int,
+    runs: int,
+    at_once: int,
+) -> tuple[float, float]:
+    """Device memory that training takes, by a count: that of the data and that of all runs.
+
+    A run has its weights before and after an epoch; while it is being trained also gradients and
+    the weights after a step, a batch's images twice, as inputs and transposed, and four arrays
+    of activations a layer.
 
     Args:
       depth: number of hidden-to-hidden layers p.
@@ -65,20 +98,22 @@ def memory(
       pixels: pixels times channels.
       images: images of training and test set, uint8.
       batch_size: images in a step.
-      runs: number of runs in parallel.
+      runs: number of runs of a cell.
+      at_once: how many of them are trained at once: one on a CPU, else all.
 
     Returns:
       Bytes of the data set, and of all runs.
 
     Example:
       >>> from enorm_jax.timing import memory
-      >>> data, runs = memory(9, 500, 3072, 60_000, batch_size=256, runs=3)
+      >>> data, runs = memory(9, 500, 3072, 60_000, batch_size=256, runs=3, at_once=3)
       >>> round(data / 1e6), round(runs / 1e6)
-      (185, 217)
+      (185, 262)
     """
-    weights = 3 * parameter_count(depth, width, pixels)
+    weights = parameter_count(depth, width, pixels)
     activations = batch_size * (2 * pixels + 4 * width * (depth + 1))
-    return images * (pixels + 4.0), 4.0 * runs * (weights + activations)
+    held = 2 * runs * weights + at_once * (2 * weights + activations)
+    return images * (pixels + 4.0), 4.0 * held
 
 
 def matmul_rate(size: int = 2048, repeats: int = 3, precision: Precision = "float32") -> float:

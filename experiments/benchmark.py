@@ -1,34 +1,54 @@
-"""Seconds per epoch of each method, side by side in one run.
+"""How fast training is, everything side by side in one run.
 
-    python experiments/benchmark.py --data-dir DIR --depths 9
+    python experiments/benchmark.py --data-dir DIR --out experiments/results/benchmark.json
 
-times epochs of the study's networks on CIFAR-10 in turn, method after method, round after round,
-and a large matrix product in every round, so that a machine that drifts drifts for all. Five
-rounds at depth 9 take about five minutes on 2 cores. Nothing else should run meanwhile.
+times whole epochs of the study's networks on CIFAR-10, contender after contender, round after
+round, with a large matrix product in every round, so that a machine that drifts drifts for all:
+every method in both precisions at depths 1, 9 and 19; at depth 9 also 2 and 4 seeds, two worker
+processes, and PyTorch where it is installed (extra ``bench``). Then start-up. Some 25 minutes on
+2 cores; nothing else should run meanwhile. Ratios are medians over rounds of ratios within one.
 """
 
+import dataclasses
+import functools
+import importlib.util
+import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import jax
+from comparisons import ratios, table
 from rich.console import Console
-from rich.table import Table
 
 from enorm_jax import FullyConnected, cli, data, published
-from enorm_jax.fit import compile_program, fit
+from enorm_jax.fit import Program, compile_program, fit
+from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import METHODS
 from enorm_jax.results import provenance, write_json
 from enorm_jax.timing import epoch_flops, matmul_rate, parameter_count
 from enorm_jax.training import Recipe, hyperparameters
+from enorm_jax.workers import default_workers, split_cores
+
+HERE = Path(__file__).parent
+Epochs = Iterator[tuple[float, float]]  # seconds of training, and of the test pass
 
 
 def parser() -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    p.add_argument("--depths", type=cli.depths, default="9", help="1-19, 1-19:1 or 1,9,19")
-    p.add_argument("--seeds", type=cli.positive_int, default=1, help="runs in parallel")
+    p.add_argument("--depths", type=cli.depths, default="1,9,19", help="1-19, 1-19:1 or 1,9,19")
+    p.add_argument(
+        "--closely", type=cli.positive_int, default=9, metavar="P",
+        help="depth at which seeds, workers and PyTorch are timed too",
+    )  # fmt: skip
     p.add_argument("--rounds", type=cli.positive_int, default=5)
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
@@ -36,62 +56,201 @@ def parser() -> cli.Parser:
     return p
 
 
-def epochs_of(method: str, depth: int, seeds: int, rounds: int, dataset: data.Dataset) -> Any:
-    """Compiles a method and returns the iterator over its epochs."""
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One way to train.
+
+    Attributes:
+      name: as in tables, unique at a depth.
+      epochs: iterator over epochs.
+      seeds: networks trained in an epoch.
+      facts: what else is known of it.
+    """
+
+    name: str
+    epochs: Epochs
+    seeds: int = 1
+    facts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def program(
+    method: str, depth: int, precision: Precision, seeds: int, dataset: data.Dataset
+) -> Program:
+    """Compiles a method at the published settings."""
     recipe = Recipe(
-        model=FullyConnected(depth=depth, classes=dataset.classes, norm=METHODS[method].norm),
+        model=FullyConnected(
+            depth=depth, classes=dataset.classes, norm=METHODS[method].norm, precision=precision
+        ),
         equalize=METHODS[method].equalize,
         standardization=dataset.standardization,
         batch_size=256,
         epochs=60,
         train_size=len(dataset.train_labels),
     )
-    program = compile_program(recipe, dataset, seeds)
+    return compile_program(recipe, dataset, seeds)
+
+
+def epochs_of(compiled: Program, method: str, depth: int, seeds: int) -> Epochs:
+    """Epochs of a compiled method."""
     rate = published.learning_rate(method, depth)
     hyper = hyperparameters(seeds, learning_rate=rate, c=1.2, weight_decay=1e-3)
-    return program.compile_seconds, fit(program, range(seeds), hyper, epochs=rounds + 1)
+    start = time.perf_counter()
+    for epoch in fit(compiled, range(seeds), hyper, epochs=60):
+        yield epoch.seconds, time.perf_counter() - start - epoch.seconds
+        start = time.perf_counter()
 
 
-def measure(depth: int, args: Any, dataset: data.Dataset) -> dict[str, Any]:
-    """Times all methods at one depth, in turn."""
-    compiled = {m: epochs_of(m, depth, args.seeds, args.rounds, dataset) for m in METHODS}
-    train: dict[str, list[float]] = {m: [] for m in METHODS}
-    test: dict[str, list[float]] = {m: [] for m in METHODS}
-    rates = []
-    for turn in range(args.rounds + 1):
-        rates.append(matmul_rate())
-        for method, (_, epochs) in compiled.items():
+def ours(
+    method: str, depth: int, precision: Precision, dataset: data.Dataset, seeds: int = 1
+) -> Contender:
+    """A method of the library, in this process."""
+    compiled = program(method, depth, precision, seeds, dataset)
+    name = f"{method} {precision}" + (f" {seeds} seeds" if seeds > 1 else "")
+    facts = {"compile_seconds": compiled.compile_seconds, "memory_mb": compiled.memory / 1e6}
+    return Contender(name, epochs_of(compiled, method, depth, seeds), seeds, facts)
+
+
+def elsewhere(name: str, build: Callable[[], Epochs], cores: list[list[int]]) -> Contender:
+    """Epochs in processes of their own, one for each list of cores, all at once."""
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for own in cores:
+        pipe, theirs = context.Pipe()
+        context.Process(target=_serve, args=(build, own, theirs), daemon=True).start()
+        theirs.close()
+        pipes.append(pipe)
+
+    def epochs() -> Epochs:
+        while True:
             start = time.perf_counter()
-            epoch = next(epochs)
-            if turn > 0:  # the first warms up
-                train[method].append(epoch.seconds)
-                test[method].append(time.perf_counter() - start - epoch.seconds)
-    pixels = dataset.train_images[0].size
-    work = args.seeds * epoch_flops(
-        parameter_count(depth, 500, pixels, dataset.classes), len(dataset.train_labels)
+            for pipe in pipes:
+                pipe.send("go")
+            seconds = [pipe.recv() for pipe in pipes]
+            test = max(test for _, test in seconds)
+            yield time.perf_counter() - start - test, test
+
+    return Contender(name, epochs(), seeds=len(cores))
+
+
+def _serve(build: Callable[[], Epochs], cores: list[int], pipe: Connection) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
+    epochs = build()
+    try:
+        while pipe.recv():
+            pipe.send(next(epochs))
+    except (EOFError, KeyboardInterrupt):
+        pass
+
+
+def in_worker(
+    method: str, depth: int, precision: Precision, name: str, data_dir: str | None
+) -> Epochs:
+    """Epochs of one method, for a worker process."""
+    dataset = data.load(name, data_dir)
+    return epochs_of(program(method, depth, precision, 1, dataset), method, depth, 1)
+
+
+def in_torch(kind: str, depth: int, data_dir: str | None) -> Epochs:
+    """Epochs in PyTorch, for a process of its own."""
+    import torch_baseline
+
+    dataset = data.load("cifar10", data_dir)
+    if kind == "study":
+        return torch_baseline.as_the_study(dataset, depth)
+    method, precision = kind.split()
+    return torch_baseline.in_memory(
+        dataset, depth, with_enorm=method == "enorm", bfloat16=precision == "bfloat16"
     )
-    # The first layer's input has no gradient: what is really done is a little less.
-    skipped = args.seeds * 2.0 * pixels * 500 * len(dataset.train_labels)
-    rate = statistics.median(rates)
 
-    def summary(method: str) -> dict[str, Any]:
-        seconds = statistics.median(train[method])
-        pairs = zip(train[method], train["baseline"], strict=True)
-        return {
-            "seconds_per_epoch": seconds,
-            "all_seconds": train[method],
-            "over_baseline": statistics.median(own / base for own, base in pairs),
-            "test_pass_seconds": statistics.median(test[method]),
-            "compile_seconds": compiled[method][0],
-            "share_of_matmul_rate": work / seconds / rate,
-            "share_of_matmul_rate_without_skipped": (work - skipped) / seconds / rate,
-        }
 
+def contenders(depth: int, args: Any, dataset: data.Dataset) -> list[Contender]:
+    """All that is timed at one depth."""
+    found = [ours(m, depth, precision, dataset) for precision in PRECISIONS for m in METHODS]
+    if depth != args.closely:
+        return found
+    for precision in PRECISIONS:
+        found += [ours("enorm", depth, precision, dataset, seeds) for seeds in (2, 4)]
+        workers = default_workers()
+        if workers > 1:
+            build = functools.partial(
+                in_worker, "enorm", depth, precision, args.dataset, args.data_dir
+            )
+            name = f"enorm {precision} {workers} workers"
+            found.append(elsewhere(name, build, split_cores(workers)))
+    if importlib.util.find_spec("torch") and args.dataset == "cifar10":
+        kinds = [f"{m} {precision}" for m in ("baseline", "enorm") for precision in PRECISIONS]
+        for kind in [*kinds, "study"]:
+            build = functools.partial(in_torch, kind, depth, args.data_dir)
+            found.append(elsewhere(f"torch {kind}", build, [[]]))
+    return found
+
+
+def measure(depth: int, args: Any, dataset: data.Dataset, console: Console) -> dict[str, Any]:
+    """Times all contenders at one depth, in turn."""
+    runners = contenders(depth, args, dataset)
+    seconds: dict[str, list[tuple[float, float]]] = {c.name: [] for c in runners}
+    peaks: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    for turn in range(args.rounds + 1):
+        for precision in PRECISIONS:
+            peaks[precision].append(matmul_rate(precision=precision))
+        for contender in runners:
+            times = next(contender.epochs)
+            if turn > 0:  # the first warms up
+                seconds[contender.name].append(times)
+        console.print(f"depth {depth}: round {turn} of {args.rounds}", highlight=False)
+    for process in multiprocessing.active_children():
+        process.kill()
     return {
         "depth": depth,
-        "matmul_flops": rate,
-        "methods": {method: summary(method) for method in METHODS},
+        "workers": default_workers(),
+        "matmul_flops": {p: statistics.median(rates) for p, rates in peaks.items()},
+        "contenders": {c.name: summary(c, depth, seconds[c.name], dataset) for c in runners},
     }
+
+
+def summary(
+    contender: Contender, depth: int, times: list[tuple[float, float]], dataset: data.Dataset
+) -> dict[str, Any]:
+    """What was measured of a contender."""
+    train, test = ([pair[i] for pair in times] for i in (0, 1))
+    pixels, images = dataset.train_images[0].size, len(dataset.train_labels)
+    weights = parameter_count(depth, 500, pixels, dataset.classes)
+    # The first layer's input has no gradient.
+    work = contender.seeds * (epoch_flops(weights, images) - 2.0 * pixels * 500 * images)
+    return {
+        "seconds_per_epoch": statistics.median(train),
+        "all_seconds": train,
+        "test_pass_seconds": statistics.median(test),
+        "seeds": contender.seeds,
+        "flops": work / statistics.median(train),
+        **contender.facts,
+    }
+
+
+START = """
+import sys
+from enorm_jax import data
+from enorm_jax.compilation import keep_compiled
+sys.path.insert(0, sys.argv[1])
+import benchmark
+keep_compiled()
+dataset = data.load(sys.argv[2], sys.argv[3] or None)
+benchmark.program("enorm+bn", int(sys.argv[4]), "float32", 1, dataset)
+"""
+
+
+def startup(depth: int, args: Any) -> dict[str, float]:
+    """Seconds until a new process can train, data and imports included: cold and warm cache."""
+    arguments = [str(HERE), args.dataset, args.data_dir or "", str(depth)]
+    seconds = []
+    with tempfile.TemporaryDirectory() as cache:
+        env = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", START, *arguments], env=env, check=True)
+            seconds.append(time.perf_counter() - start)
+    return {"depth": depth, "cold_seconds": seconds[0], "warm_seconds": min(seconds[1:])}
 
 
 def main() -> None:
@@ -99,31 +258,22 @@ def main() -> None:
     args = parser().parse_args()
     console = Console()
     dataset = data.load(args.dataset, args.data_dir)
-    found = {"experiment": "benchmark", "seeds": args.seeds, **provenance(), "depths": []}
-    table = Table(
-        "depth", "method", "s/epoch", "over baseline", "test pass (s)", "compile (s)",
-        "share of peak", "really done",
-        title=f"{args.seeds} seed(s) on {jax.devices()[0].platform}, medians of {args.rounds}",
-    )  # fmt: skip
+    found: dict[str, Any] = {"experiment": "benchmark", **provenance(), "depths": []}
     for depth in args.depths:
-        result = measure(depth, args, dataset)
+        result = measure(depth, args, dataset, console)
+        result["ratios"] = ratios(result)
         found["depths"].append(result)
-        for method, entry in result["methods"].items():
-            table.add_row(
-                str(depth),
-                METHODS[method].label,
-                f"{entry['seconds_per_epoch']:.2f}",
-                f"{entry['over_baseline']:.3f}",
-                f"{entry['test_pass_seconds']:.2f}",
-                f"{entry['compile_seconds']:.1f}",
-                f"{entry['share_of_matmul_rate']:.2f}",
-                f"{entry['share_of_matmul_rate_without_skipped']:.2f}",
-            )
-    console.print(table)
-    console.print(
-        "share of peak: 6 operations per weight and image, over the rate of one large matrix\n"
-        "product; really done: without the first layer's input gradient, which nobody needs"
-    )
+        console.print(table(result))
+        for name, value in result["ratios"].items():
+            console.print(f"  {name}: {value:.3f}", highlight=False)
+        jax.clear_caches()
+    found["startup"] = [startup(depth, args) for depth in args.depths]
+    for entry in found["startup"]:
+        console.print(
+            f"start-up at depth {entry['depth']}: {entry['cold_seconds']:.1f} s cold, "
+            f"{entry['warm_seconds']:.1f} s warm",
+            highlight=False,
+        )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, found)

@@ -173,12 +173,17 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
         ) from None
 
 
-def needs(cell: Cell, dataset: data.Dataset) -> tuple[float, float]:
-    """Device memory of a cell: of the data and of its runs, bytes."""
-    images = len(dataset.train_labels) + len(dataset.test_labels)
-    pixels = dataset.train_images[0].size
-    runs = len(cell.seeds)
-    return memory(cell.depth, cell.width, pixels, images, batch_size=cell.batch_size, runs=runs)
+def needs(cell: Cell, dataset: data.Dataset, runs: int) -> tuple[float, float]:
+    """Device memory of a cell with a number of seeds: of the data and of its runs, bytes."""
+    return memory(
+        cell.depth,
+        cell.width,
+        dataset.train_images[0].size,
+        len(dataset.train_labels) + len(dataset.test_labels),
+        batch_size=cell.batch_size,
+        runs=runs,
+        at_once=1 if jax.default_backend() == "cpu" else runs,
+    )
 
 
 def dry_run(
@@ -204,7 +209,7 @@ def dry_run(
             seed_names(cell),
             cell.precision,
             state,
-            f"{sum(needs(cell, dataset)) / 1e6:.0f}",
+            f"{sum(needs(cell, dataset, len(cell.seeds))) / 1e6:.0f}",
             f"{minutes:.1f}",
         )
     console.print(table)
@@ -218,12 +223,12 @@ def room(wanted: list[Cell], dataset: data.Dataset, workers: int) -> str:
     total = (
         stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     )
-    largest = max(wanted, key=lambda cell: sum(needs(cell, dataset)) / len(cell.seeds))
-    images, runs = needs(largest, dataset)
-    seeds = int((total / workers - images) / (runs / len(largest.seeds)))
+    largest = max(wanted, key=lambda cell: sum(needs(cell, dataset, 1)))
+    (images, one), (_, two) = (needs(largest, dataset, runs) for runs in (1, 2))
+    seeds = 1 + int((total / workers - images - one) / (two - one))
     return (
         f"{total / 1e9:.0f} GB of memory hold about {max(seeds, 0)} seeds of {title(largest)} "
-        f"with {workers} workers"
+        f"at once, with {workers} workers"
     )
 
 

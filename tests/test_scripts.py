@@ -61,19 +61,29 @@ def test_divergence_ends_cleanly_with_a_table_that_says_so(tmp_path):
     assert result["diverged"][0]["epoch"] == 0
 
 
-def test_the_benchmark_times_every_method_beside_the_matrix_product(tmp_path):
+def test_the_benchmark_times_every_contender_and_is_drawn(tmp_path):
     out = tmp_path / "benchmark.json"
     script = ROOT / "experiments" / "benchmark.py"
-    arguments = ["--dataset", "digits", "--depths", "1", "--rounds", "2", "--out", out]
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    arguments = ["--dataset", "digits", "--depths", "1", "--closely", "9", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, script, *arguments, "--out", out], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     (depth,) = found["depths"]
-    assert set(depth["methods"]) == {"baseline", "bn", "enorm", "enorm+bn"}
-    for entry in depth["methods"].values():
-        assert len(entry["all_seconds"]) == 2
-        assert entry["seconds_per_epoch"] > 0
-    assert depth["matmul_flops"] > 1e8
+    methods = ("baseline", "bn", "enorm", "enorm+bn")
+    names = {f"{m} {precision}" for m in methods for precision in ("float32", "bfloat16")}
+    assert set(depth["contenders"]) == names
+    for entry in depth["contenders"].values():
+        assert len(entry["all_seconds"]) == 1
+        assert 0 < entry["flops"] < 1e15
+        assert entry["memory_mb"] > 1
+    assert depth["ratios"]["float32 over bfloat16, ENorm"] > 0
+    assert 0 < found["startup"][0]["warm_seconds"] < found["startup"][0]["cold_seconds"]
+    drawing = [sys.executable, ROOT / "figures" / "speed.py", out, "--out", tmp_path]
+    drawn = subprocess.run(drawing, capture_output=True, text=True)
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "speed.png").stat().st_size > 1000
 
 
 LONG = ["--method", "enorm+bn", "--depths", "1", "--seeds", "2", "--dataset", "digits",
