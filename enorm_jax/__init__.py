@@ -13,6 +13,9 @@ from enorm_jax.equi_normalize import equi_normalize as equi_normalize
 from enorm_jax.groups import Groups as Groups
 from enorm_jax.groups import RescalingGroup as RescalingGroup
 from enorm_jax.groups import Slot as Slot
+from enorm_jax.inference import check as check
+from enorm_jax.inference import explain as explain
+from enorm_jax.inference import infer_groups as infer_groups
 from enorm_jax.models import FullyConnected as FullyConnected
 from enorm_jax.norms import BatchNorm as BatchNorm
 from enorm_jax.state_rescaling import enorm_step_with_state as enorm_step_with_state
