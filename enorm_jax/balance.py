@@ -93,7 +93,7 @@ def _per_unit(slot: Slot, powers: jax.Array, size: int, p: float) -> jax.Array:
     """Sum, or maximum, of a tensor's elements per unit."""
     others = tuple(axis for axis in range(powers.ndim) if axis not in slot.axes)
     if slot.table is None:
-        return powers.max(others) if p == jnp.inf else powers.sum(others)
+        return (powers.max(others) if p == jnp.inf else powers.sum(others)).reshape(size)
     crop = _occupied(slot.units >= 0)
     inside = dict(zip(slot.axes, crop, strict=True))
     powers = powers[tuple(inside.get(axis, slice(None)) for axis in range(powers.ndim))]
