@@ -9,6 +9,7 @@ from enorm_jax.enorm import cycle_scales as cycle_scales
 from enorm_jax.enorm import energy as energy
 from enorm_jax.enorm import enorm_step as enorm_step
 from enorm_jax.enorm import rescale as rescale
+from enorm_jax.equalize import equalize as equalize
 from enorm_jax.equi_normalize import equi_normalize as equi_normalize
 from enorm_jax.groups import Groups as Groups
 from enorm_jax.groups import RescalingGroup as RescalingGroup

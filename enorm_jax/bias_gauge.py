@@ -11,6 +11,7 @@ S is one vector per group and part of the training state: `initial_gauge` starts
 `gauge_gradients` precedes the optimizer, `advance_gauge` follows ENorm.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -39,9 +40,10 @@ def initial_gauge(params: Params, groups: Groups | None = None) -> Scales:
       [(2,), (2,)]
     """
     groups = chain_groups(params) if groups is None else groups
-    leaves = groups.leaves(params)
-    dtypes = [jnp.promote_types(leaves[g.producers[0].path].dtype, jnp.float32) for g in groups]
-    return tuple(jnp.ones(g.size, dtype) for g, dtype in zip(groups, dtypes, strict=True))
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    widest = functools.reduce(jnp.promote_types, floating, jnp.float32)
+    return tuple(jnp.ones(group.size, widest) for group in groups)
 
 
 def advance_gauge(gauge: Scales, scales: Scales) -> Scales:
