@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from enorm_jax.groups import Groups, Params
 from enorm_jax.inference import control as _control
@@ -74,7 +75,9 @@ def infer_groups(
     trace = Trace(names, [tuple(np.shape(leaf)) for _, leaf in leaves])
     values = [_parameter(trace, number, leaf) for number, (_, leaf) in enumerate(leaves)]
     data: list[Value] = [Fixed()] * (len(closed.jaxpr.invars) - len(values))
-    outputs = trace.call(closed, values + data)
+    jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    consts: list[Value] = [Fixed()] * len(jaxpr.constvars)
+    outputs = trace.run(jaxpr, consts, values + data)
     trace.because("output of the network")
     trace.pin(*outputs)
     groups = collect(trace)

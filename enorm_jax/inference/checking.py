@@ -51,7 +51,7 @@ def check(
       True
     """
     rng = np.random.default_rng(seed)
-    params = _without_zeros(params, groups, rng)
+    params = _without_zeros(params, rng)
     outputs = jax.jit(lambda params: apply_fn(params, *inputs))
     scales = tuple(_powers_of_two(rng, group.size) for group in groups)
     if not groups.groups or _change(outputs, params, groups, scales) <= _TOLERANCE:
@@ -69,17 +69,16 @@ def check(
     )
 
 
-def _without_zeros(params: Params, groups: Groups, rng: np.random.Generator) -> Params:
-    """The parameters, with random numbers in place of zeros in the groups' tensors."""
-    touched = groups.leaves(params)
+def _without_zeros(params: Params, rng: np.random.Generator) -> Params:
+    """The parameters, with random numbers in place of zeros."""
 
-    def fill(path: Any, leaf: Any) -> Any:
-        if jax.tree_util.keystr(path) not in touched:
+    def fill(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
         noise = jnp.asarray(rng.uniform(0.05, 0.15, leaf.shape), leaf.dtype)
         return jnp.where(leaf == 0, noise, leaf)
 
-    return jax.tree_util.tree_map_with_path(fill, params)
+    return jax.tree.map(fill, params)
 
 
 def _powers_of_two(rng: np.random.Generator, size: int) -> jax.Array:

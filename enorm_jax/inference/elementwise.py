@@ -10,7 +10,8 @@ from enorm_jax.inference.values import Fixed, Scaled, Value, View, compact
 _ZERO = Fixed(np.zeros(()))
 
 
-@rule("neg", "abs", "copy", "copy_p", "reduce_precision", "sharding_constraint", "name", "real")
+@rule("neg", "abs", "copy", "copy_p", "reduce_precision", "sharding_constraint", "name")
+@rule("real", "stop_gradient", "pvary")
 def same(trace: Trace, equation: JaxprEqn, x: Value) -> Value:
     """What scales as its operand."""
     return x
@@ -94,14 +95,13 @@ def diagonal(trace: Trace, view: View, ids: np.ndarray) -> Scaled:
 
 def product(trace: Trace, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Units of a product of two activations: one of them must have a fixed scale."""
-    a, b = trace.units.find(a), trace.units.find(b)
-    conflict = (a != 0) & (b != 0)
+    roots = trace.units.find(a), trace.units.find(b)
+    conflict = (roots[0] != 0) & (roots[1] != 0)
     if conflict.any():
-        loser = a if np.unique(a).size < np.unique(b).size else b
+        loser = a if np.unique(roots[0]).size < np.unique(roots[1]).size else b
         trace.because("product of two activations")
         trace.unify(np.broadcast_to(loser, conflict.shape)[conflict], np.zeros(1, np.int32))
-        a, b = trace.units.find(a), trace.units.find(b)
-    return compact(np.where(a != 0, a, b))
+    return compact(trace.units.top(np.where(trace.units.find(a) != 0, a, b)))
 
 
 @rule("div")

@@ -61,6 +61,7 @@ class Trace:
     def lift(self, view: View) -> np.ndarray:
         """New units for elements of parameters that are added, or multiply data only."""
         out = self.units.fresh(view.index.shape)
+        self._detail = self._detail or "second use of a parameter"
         self.uses.record(view.index, out, np.zeros_like(out), self.reason)
         if view.product:
             self.uses.products |= view.leaves
@@ -69,6 +70,7 @@ class Trace:
     def multiply(self, view: View, out: np.ndarray, into: np.ndarray) -> None:
         """Notes that parameters multiply the units `into` and feed the units `out`."""
         self.uses.products |= view.leaves
+        self._detail = self._detail or "second use of a parameter"
         self.uses.record(view.index, out, into, self.reason)
 
     def unify(self, a: np.ndarray, b: np.ndarray) -> None:
@@ -77,17 +79,17 @@ class Trace:
 
     def join(self, *ids: np.ndarray) -> Scaled:
         """Makes units of arrays that broadcast equal, element by element."""
-        first, *others = ids
+        joined, *others = ids
         for other in others:
-            self.unify(first, other)
-        joined = np.broadcast_to(first, np.broadcast_shapes(*(i.shape for i in ids)))
-        return Scaled(compact(self.units.find(joined)))
+            self.unify(joined, other)
+            joined = np.where(joined == 0, other, joined)  # not 0, which does not tell why
+        return Scaled(compact(self.units.top(joined)))
 
     def level(self, ids: np.ndarray, axes: Sequence[int]) -> np.ndarray:
         """Makes units equal along axes; the array with size 1 there."""
         first = ids[tuple(slice(1) if axis in axes else slice(None) for axis in range(ids.ndim))]
         self.unify(ids, first)
-        return self.units.find(first)
+        return self.units.top(first)
 
     def pin(self, *values: Value) -> None:
         """Fixes the scale of all that values depend on."""

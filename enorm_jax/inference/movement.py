@@ -101,7 +101,7 @@ def concat(
         if isinstance(part, Fixed) and part.zero:  # zeros have any scale
             pieces.append(trace.units.fresh([n if a == axis else 1 for a, n in enumerate(shape)]))
         else:
-            pieces.append(trace.units.find(trace.ids(part, rank)))
+            pieces.append(trace.units.top(trace.ids(part, rank)))
     return Scaled(compact(_stacked(pieces, shapes, axis)))
 
 

@@ -1,5 +1,6 @@
 """Units of scale: which are the same, and which elements of the parameters lead between which."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -45,6 +46,15 @@ class Units:
         self._parent[ids[free]] = roots[free]
         return roots
 
+    def top(self, ids: np.ndarray) -> np.ndarray:
+        """As `find`, but for a fixed unit one that remembers why it is."""
+        while True:
+            above = self._parent[ids]
+            above = np.where(above == 0, ids, above)
+            if np.array_equal(above, ids):
+                return ids
+            ids = above
+
     def unify(self, a: np.ndarray, b: np.ndarray, reason: Reason) -> None:
         """Makes units equal, element by element of two arrays that broadcast."""
         a, b = np.broadcast_arrays(a, b)
@@ -54,6 +64,7 @@ class Units:
             return
         pairs = roots[0][differ].astype(np.int64) * self.count + roots[1][differ]
         _, first = np.unique(pairs, return_index=True)
+        reason = functools.cache(reason)
         for one, other in zip(a[differ][first].tolist(), b[differ][first].tolist(), strict=True):
             self._join(one, other, reason)
 
