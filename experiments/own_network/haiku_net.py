@@ -16,7 +16,7 @@ def network(x: jax.Array) -> jax.Array:
     """Logits of shape (batch, 10): two convolutions, one depthwise, and two dense layers."""
     x = jax.nn.relu(hk.Conv2D(8, 3, stride=2)(x))
     x = jax.nn.relu(hk.DepthwiseConv2D(2, 3)(x))
-    x = hk.avg_pool(x, 2, 2, "VALID")
+    x = hk.avg_pool(x, (2, 2, 1), (2, 2, 1), "VALID")
     return hk.nets.MLP([32, 10])(hk.Flatten()(x))
 
 
