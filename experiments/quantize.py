@@ -34,7 +34,7 @@ from enorm_jax.training import (
     train_epoch,
 )
 
-BITS = (8, 7, 6, 5, 4)
+BITS = (8, 7, 6, 5, 4, 3)
 Network = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # settings, params, batch_stats
 
 
