@@ -445,7 +445,24 @@ def dropout():
 
 
 LINEN = [relu6_block, relu_block, transformer, dropout]
+
+
+def tokens():
+    """A learned token beside others, pixels mixed by a kernel, a normalized kernel with a gain."""
+    params = tensors(a=(3, 4), token=(1, 4), b=(4, 5), mix=(3, 2), g=(6,), v=(5, 6), d=(6, 2))
+
+    def apply(p, x):
+        x = jnp.concatenate([p["token"], relu(x @ p["a"])])
+        x = p["mix"].T @ relu(x @ p["b"])
+        kernel = p["g"][None] * (p["v"] / jnp.linalg.norm(p["v"], axis=0, keepdims=True))
+        return relu(x @ kernel) @ p["d"]
+
+    balanced = {"a": 4, "token": 4, "b": 1, "g": 6}
+    return Network(apply, params, (normal(2, 3),), balanced, {"mix": "one kernel for several"})
+
+
 PLAIN = [
+    tokens,
     flattened_conv,
     channels_first,
     grouped_convs,

@@ -63,10 +63,10 @@ def multiply(trace: Trace, equation: JaxprEqn, x: Value, y: Value) -> Value:
             return _ZERO if one.zero else times_fixed(one, _of_rank(other, rank))
     x, y = _of_rank(x, rank), _of_rank(y, rank)
     if isinstance(x, View) and isinstance(y, View):
-        small, large = sorted((x, y), key=lambda view: view.index.size)
+        kept, free = sorted((x, y), key=lambda v: (not trace.uses.fixed(v.index), v.index.size))
         trace.because("product of two parameters")
-        trace.pin(small)
-        return View(large.index, large.leaves, product=True)
+        trace.pin(kept)
+        return View(free.index, free.leaves, product=True)
     if isinstance(x, View) or isinstance(y, View):
         view, activation = (x, y) if isinstance(x, View) else (y, x)
         assert isinstance(view, View)

@@ -43,14 +43,21 @@ Side = tuple[Value, int, Axes, Axes]
 
 
 def _dense(trace: Trace, kernel: Side, data: Side) -> np.ndarray | None:
-    """Units that a kernel feeds, on its own axes; None if units vary along data's free axes."""
+    """Units that a kernel feeds, on its own axes; None if it had better keep its values.
+
+    It must where units vary along data's free axes, as channels do when pixels are mixed, or
+    else these become one: that is better where units vary along the axes it sums over as well.
+    """
     view, rank, kernel_sum, kernel_batch = kernel
     value, data_rank, data_sum, data_batch = data
     assert isinstance(view, View)
     ids = compact(trace.units.find(trace.ids(value, data_rank)))
     bound = [*data_sum, *data_batch]
-    if any(n > 1 for axis, n in enumerate(ids.shape) if axis not in bound):
-        return None
+    free = [axis for axis in range(data_rank) if axis not in bound]
+    if any(ids.shape[axis] > 1 for axis in free):
+        if all(ids.shape[axis] == 1 for axis in data_sum):
+            return None
+        ids = trace.level(ids, free)
     into = place(pick(ids, bound), [*kernel_sum, *kernel_batch], rank)
     shape = [1 if axis in kernel_sum else n for axis, n in enumerate(view.index.shape)]
     out = trace.units.fresh(shape)

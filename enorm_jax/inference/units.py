@@ -117,6 +117,11 @@ class Uses:
         part = slice(*self._ends[leaf : leaf + 2])
         return self._out[part].reshape(self.shapes[leaf]), self._in[part].reshape(self.shapes[leaf])
 
+    def fixed(self, index: np.ndarray) -> bool:
+        """Whether elements are known to keep their values."""
+        out, into = self._out[index], self._in[index]
+        return bool((out >= 0).all() and (self._units.find(out) == self._units.find(into)).all())
+
     def record(self, index: np.ndarray, out: np.ndarray, into: np.ndarray, reason: Reason) -> None:
         """Notes that elements read units `into` and feed units `out`; all three broadcast.
 
