@@ -130,9 +130,9 @@ def main() -> None:
     args = parser().parse_args()
     name = "digits"
     if args.params:
-        names = {load_variables(path)[1].get("dataset") for path in args.params}
+        names = {str(load_variables(path)[1].get("dataset")) for path in args.params}
         if len(names) != 1:
-            raise InputError(f"--params are of several data sets, {sorted(map(str, names))}")
+            raise InputError(f"--params are of several data sets, {sorted(names)}")
         name = names.pop()
     dataset = data.load(name, args.data_dir)
     found = {"experiment": "quantize", "dataset": name, "bits": BITS, **provenance()}

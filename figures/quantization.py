@@ -20,7 +20,7 @@ from enorm_jax.plotting import STYLES, save
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results" / "quantize-cifar10.json"
-ROWS = {
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "per_tensor": ("one step per kernel", {"markerfacecolor": "none", "linestyle": "--"}),
     "per_tensor_equalized": ("the same, equalized", {"linestyle": "-"}),
     "per_channel": ("one step per channel", {"linestyle": ":", "marker": ".", "alpha": 0.6}),

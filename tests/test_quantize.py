@@ -1,6 +1,7 @@
 """Quantization of weights, and what the script and the figure make of it."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enorm_jax import FullyConnected
+from enorm_jax import FullyConnected, rescale
 from enorm_jax.norms import BatchNorm
 from enorm_jax.quantization import fold_batch_norm, quantize_weights
 
@@ -53,6 +54,19 @@ def test_folding_batch_norm_leaves_the_function(rng):
 def test_too_few_bits_are_named():
     with pytest.raises(ValueError, match="bits must be at least 2, got 1"):
         quantize_weights({"kernel": jnp.ones((2, 2))}, 1)
+
+
+def test_the_script_measures_a_lopsided_network_before_and_after(blobs, rng):
+    params = FullyConnected(depth=1, width=6, classes=3).init(
+        jax.random.key(0), jnp.ones((1, 2, 2, 3)), train=False
+    )["params"]
+    scales = tuple(jnp.float32(10 ** rng.uniform(-2, 2, 6)) for _ in range(2))
+    settings = {"method": "baseline", "depth": 1, "width": 6, "seed": 0}
+    measured = runpy.run_path(str(ROOT / "experiments" / "quantize.py"))["measured"]
+    found = measured((settings, rescale(params, scales), {}), blobs)
+    assert found["float_equalized"] == found["float"]
+    assert max(found["spread_equalized"]) < 5 < max(found["spread"])
+    assert len(found["per_tensor"]) == len(found["per_tensor_equalized"]) == 6
 
 
 def test_the_figure_is_drawn_of_what_was_measured(tmp_path):

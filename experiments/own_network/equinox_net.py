@@ -15,11 +15,11 @@ from enorm_jax.data import load
 def network(key: jax.Array) -> eqx.nn.Sequential:
     """Image (1, height, width) -> logits (10,), with a learned slope and a flattening."""
     keys = jax.random.split(key, 3)
-    body = [eqx.nn.Conv2d(1, 8, 3, padding=1, key=keys[0]), eqx.nn.Lambda(eqx.nn.PReLU())]
-    pooled = [eqx.nn.MaxPool2d(2, 2), eqx.nn.Lambda(jnp.ravel)]
-    hidden = [eqx.nn.Linear(8 * 4 * 4, 32, key=keys[1]), eqx.nn.Lambda(jax.nn.relu)]
-    head = eqx.nn.Linear(32, 10, key=keys[2])
-    return eqx.nn.Sequential([*body, *pooled, *hidden, head])
+    layers: list[Any] = [eqx.nn.Conv2d(1, 8, 3, padding=1, key=keys[0])]
+    layers += [eqx.nn.Lambda(f) for f in (eqx.nn.PReLU(), eqx.nn.MaxPool2d(2, 2), jnp.ravel)]
+    layers += [eqx.nn.Linear(8 * 4 * 4, 32, key=keys[1]), eqx.nn.Lambda(jax.nn.relu)]
+    layers += [eqx.nn.Linear(32, 10, key=keys[2])]
+    return eqx.nn.Sequential(layers)
 
 
 def main(steps: int = 100) -> list[float]:
