@@ -25,9 +25,11 @@ def moved(value: Value, move: Move) -> Value:
 
 @rule("reshape")
 def reshape(trace: Trace, equation: JaxprEqn, x: Value) -> Value:
-    """Flattening, and any other reshape."""
-    old, new = shape_of(equation.invars[0]), equation.params["new_sizes"]
-    return moved(x, lambda ids: values.reshape(ids, old, new))
+    """Flattening, and any other reshape, of axes that may be permuted before."""
+    shape, new = shape_of(equation.invars[0]), equation.params["new_sizes"]
+    order = equation.params["dimensions"] or range(len(shape))
+    old = [shape[axis] for axis in order]
+    return moved(x, lambda ids: values.reshape(ids.transpose(order), old, new))
 
 
 @rule("squeeze")

@@ -43,8 +43,8 @@ def explain(groups: Groups) -> str:
     if groups.left_alone:
         causes: list[tuple[str, ...]] = [("left alone", "units", "because of")]
         for (units, reason), together in itertools.groupby(groups.left_alone, _cause):
-            names = ", ".join(readable(left.path) for left in together)
-            causes.append((names, str(units or ""), reason))
+            tensors = ", ".join(readable(left.path) for left in together)
+            causes.append((tensors, str(units or ""), reason))
         tables.append(_table(causes))
     return "\n\n".join(tables)
 

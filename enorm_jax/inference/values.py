@@ -72,6 +72,8 @@ def compact(ids: np.ndarray) -> np.ndarray:
 
 def reshape(ids: np.ndarray, old: Sequence[int], new: Sequence[int]) -> np.ndarray:
     """The array of units after the array it describes was reshaped from `old` to `new`."""
+    if 0 in old:
+        return np.zeros(new, ids.dtype)
     full: list[int] = []
     target: list[int] = []
     for before, after in _blocks(old, new):
