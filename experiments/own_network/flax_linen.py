@@ -31,7 +31,8 @@ def main(steps: int = 100) -> list[float]:
     data = load("digits")
     images, labels = data.standardization(data.train_images), jnp.asarray(data.train_labels)
     model = ConvNet()
-    params, stats = model.init(jax.random.key(0), images[:1], train=False).values()
+    variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), images[:1], False)
+    params, stats = variables["params"], variables["batch_stats"]
 
     def apply(params: Any, stats: Any, x: jax.Array) -> tuple[Any, Any]:
         variables = {"params": params, "batch_stats": stats}

@@ -25,7 +25,7 @@ def main(steps: int = 200) -> list[float]:
     data = load("digits")
     images, labels = data.standardization(data.train_images), jnp.asarray(data.train_labels)
     model = hk.without_apply_rng(hk.transform(network))
-    params = model.init(jax.random.key(0), images[:1])
+    params = jax.jit(model.init)(jax.random.key(0), images[:1])
     groups = infer_groups(model.apply, params, images[:1])
     print(explain(groups))
     optimizer = optax.chain(

@@ -33,7 +33,7 @@ def main(steps: int = 100) -> list[float]:
     data = load("digits")
     images, labels = data.standardization(data.train_images), jnp.asarray(data.train_labels)
     model = ResNet()
-    params = model.init(jax.random.key(0), images[:1])["params"]
+    params = jax.jit(model.init)(jax.random.key(0), images[:1])["params"]
     frozen = {"stem": params.pop("stem")}  # no argument of `apply`: ENorm leaves it as it is
 
     def apply(params: Any, x: jax.Array) -> Any:
