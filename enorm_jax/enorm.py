@@ -1,36 +1,44 @@
-"""Equi-normalization (ENorm) of a chain of dense layers, on plain pytrees.
+"""Equi-normalization (ENorm), on plain pytrees.
 
 A ReLU network does not change when the weights into a hidden unit are multiplied by
 d > 0 and the weights out of it are divided by d. ENorm picks, unit by unit, the d that
 makes the norms on both sides equal (up to the factor `c`); repeated cycles with
 ``c = 1`` reach the one rescaling of the network with the least energy.
 
-Everything here is a pure function of `params`, a mapping from layer names to layers::
+Everything here is a pure function of `params`. Which tensors lie around which units is said by
+`groups`, as `infer_groups` finds them for any network. Without, `params` is a chain of dense
+layers in the order of their names::
 
     {"layer_00": {"kernel": (in, out), "bias": (out,)}, "layer_01": ..., "norm_00": ...}
 
-Entries without a ``"kernel"`` (normalization layers) are left as they are.
-Shapes: W_k is the kernel of layer k, (in, out); its column j feeds unit j of layer k,
-its row i leaves unit i of layer k - 1. Scales are a tuple with one vector per hidden
-layer: ``scales[k]`` has the shape (out of W_k,).
+where entries without a ``"kernel"`` (normalization layers) are left as they are.
+Scales are a tuple with one vector per group, of the shape (units,): in a chain ``scales[k]``
+belongs to the units between W_k, whose column j feeds unit j, and W_{k+1}, whose row i reads
+unit i.
 """
 
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from enorm_jax.groups import Params, chain
+from enorm_jax.balance import balance, norms
+from enorm_jax.groups import Groups, Params, chain_groups, readable
+from enorm_jax.scaling import Bias as Bias
+from enorm_jax.scaling import Scales as Scales
+from enorm_jax.scaling import energy as energy
+from enorm_jax.scaling import rescale as rescale
+from enorm_jax.scaling import wide
 
-Scales = tuple[jax.Array, ...]
 Order = Literal["sequential", "simultaneous"]
-Bias = Literal["scale", "keep"]
 
 
 def enorm_step(
     params: Params,
     c: jax.typing.ArrayLike = 1.0,
     *,
+    groups: Groups | None = None,
     p: float = 2,
     cycles: int = 1,
     order: Order = "sequential",
@@ -45,24 +53,30 @@ def enorm_step(
         b_k[i] \leftarrow d_k[i] b_k[i], \;
         W_{k+1}[i, :] \leftarrow W_{k+1}[i, :] / d_k[i]
 
+    With groups, W_k stands for all producers of a group's units and W_{k+1} for all consumers.
+    Units with a tensor on both sides (recurrence, residual streams) move by the square root of
+    that d, which never raises the energy at c = 1 where d itself might.
+
     Pure: works under `jit`, `vmap` (seeds on a leading axis), `scan` and `grad`. A unit
-    with a zero or non-finite norm on either side keeps d = 1. A normalization layer after
-    W_k undoes the scaling of its input; its own parameters are left alone, as in both
-    public implementations, so that there the function does change.
+    with a zero or non-finite norm on either side keeps d = 1. Without groups, a normalization
+    layer after W_k undoes the scaling of its input; its own parameters are left alone, as in
+    both public implementations, so that there the function does change.
 
     The study's code is the default; the original authors' is
     ``order="simultaneous", balance_last=False, bias="keep"``.
 
     Args:
-      params: layers of a chain, names in order: ``{"layer_00": {"kernel": (in, out)}, ...}``.
+      params: any pytree with groups; else layers of a chain, names in order:
+        ``{"layer_00": {"kernel": (in, out)}, ...}``.
       c: ratio of the norm of the outgoing to that of the incoming weights of a balanced
         unit, > 0. The papers use 1.2 for dense and 1.1 for convolutional networks. A traced
         `c` cannot be checked: a negative or infinite one makes the parameters NaN.
+      groups: what shares a unit's scale, from `infer_groups`; None for a chain.
       p: norm, >= 1; `jnp.inf` gives cross-layer equalization.
-      cycles: passes over the chain.
+      cycles: passes over the groups.
       order: ``"sequential"`` takes each norm after the layer before was rescaled
         (Gauss-Seidel), ``"simultaneous"`` takes all at the start of the cycle (Jacobi).
-      balance_last: whether the last hidden layer is balanced against the output layer.
+      balance_last: whether the last group, in a chain the last hidden layer, is balanced.
       bias: ``"scale"`` multiplies biases with their unit, ``"keep"`` leaves them as they are,
         which does not preserve the function.
 
@@ -70,8 +84,9 @@ def enorm_step(
       Rescaled parameters, same structure, shapes and dtypes.
 
     Raises:
-      ValueError: if there is no kernel, two kernels do not chain, names are not in order,
-        or `c`, `p`, `cycles` or `order` is out of range.
+      ValueError: if groups do not fit the params, balance nothing or have not passed `check`;
+        without groups, if there is no kernel, two kernels do not chain or names are not in
+        order; if `c`, `p`, `cycles` or `order` is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -90,30 +105,32 @@ def enorm_step(
     # scales again for every weight: 3 % of a training step instead of 8 % on a CPU.
     params = jax.lax.optimization_barrier(params)
     scales = cumulative_scales(
-        params, c, p=p, cycles=cycles, order=order, balance_last=balance_last
+        params, c, groups=groups, p=p, cycles=cycles, order=order, balance_last=balance_last
     )
-    return rescale(params, jax.lax.optimization_barrier(scales), bias=bias)
+    return rescale(params, jax.lax.optimization_barrier(scales), groups, bias=bias)
 
 
 def cycle_scales(
     params: Params,
     c: jax.typing.ArrayLike = 1.0,
     *,
+    groups: Groups | None = None,
     p: float = 2,
     order: Order = "sequential",
     balance_last: bool = True,
 ) -> Scales:
-    """The scales d of one cycle, one vector per hidden layer; see `enorm_step`.
+    """The scales d of one cycle, one vector per group; see `enorm_step`.
 
     Args:
-      params: layers of a chain.
+      params: parameters, as `enorm_step`.
       c: ratio of outgoing to incoming norm, > 0.
+      groups: what shares a unit's scale; None for a chain.
       p: norm, >= 1.
       order: ``"sequential"`` or ``"simultaneous"``.
-      balance_last: whether the last hidden layer is balanced; its d is 1 if not.
+      balance_last: whether the last group is balanced; its d is 1 if not.
 
     Returns:
-      Tuple of vectors, ``scales[k]`` of shape (width of hidden layer k,).
+      Tuple of vectors, ``scales[k]`` of shape (units of group k,).
 
     Raises:
       ValueError: as `enorm_step`.
@@ -126,13 +143,16 @@ def cycle_scales(
       >>> [float(d[0]) for d in cycle_scales(params, c=1.0)]
       [0.5]
     """
-    return cumulative_scales(params, c, p=p, cycles=1, order=order, balance_last=balance_last)
+    return cumulative_scales(
+        params, c, groups=groups, p=p, cycles=1, order=order, balance_last=balance_last
+    )
 
 
 def cumulative_scales(
     params: Params,
     c: jax.typing.ArrayLike = 1.0,
     *,
+    groups: Groups | None = None,
     p: float = 2,
     cycles: int = 1,
     order: Order = "sequential",
@@ -142,19 +162,20 @@ def cumulative_scales(
 
     .. math:: D_k = \prod_{t=1}^{cycles} d_k^{(t)}
 
-    No kernel is rewritten on the way: with D, the rescaled kernel is
+    No tensor is rewritten on the way: with D, a chain's rescaled kernel is
     ``W_k[i, j] * D_k[j] / D_{k-1}[i]``, and its norms need W_k alone.
 
     Args:
-      params: layers of a chain.
+      params: parameters, as `enorm_step`.
       c: ratio of outgoing to incoming norm, > 0.
+      groups: what shares a unit's scale; None for a chain.
       p: norm, >= 1.
       cycles: number of cycles, >= 1.
       order: ``"sequential"`` or ``"simultaneous"``.
-      balance_last: whether the last hidden layer is balanced.
+      balance_last: whether the last group is balanced.
 
     Returns:
-      Tuple of vectors D_k of shape (width of hidden layer k,), for `rescale`.
+      Tuple of vectors D_k of shape (units of group k,), for `rescale`.
 
     Raises:
       ValueError: as `enorm_step`.
@@ -169,111 +190,26 @@ def cumulative_scales(
       [(4,), (4,)]
     """
     _check_arguments(c, p, cycles, order)
-    kernels = [_at_least_float32(params[name]["kernel"]) for name in chain(params)]
-    balanced = len(kernels) - 1 if balance_last else len(kernels) - 2
-    ones = tuple(jnp.ones(kernel.shape[1], kernel.dtype) for kernel in kernels[:-1])
+    groups = _usable(params, groups)
+    tensors = {path: wide(leaf) for path, leaf in groups.leaves(params).items()}
+    dtype = np.result_type(*(leaf.dtype for leaf in tensors.values())) if tensors else jnp.float32
+    tensors = {path: leaf.astype(dtype) for path, leaf in tensors.items()}
+    balanced = len(groups) if balance_last else len(groups) - 1
+    total = tuple(jnp.ones(group.size, dtype) for group in groups)
 
     def cycle(total: Scales) -> Scales:
         new = list(total)
-        for k in range(balanced):
-            read = new if order == "sequential" else list(total)
-            into = kernels[k]
-            if k > 0:
-                into = into / read[k - 1][:, None]
-            incoming = _norm(into, p, axis=0)
-            after = kernels[k + 1]
-            if k + 1 < len(total):
-                after = after * read[k + 1][None, :]
-            outgoing = _norm(after, p, axis=1)
-            new[k] = total[k] * _balance(incoming * total[k], outgoing / total[k], c)
+        for k, group in enumerate(groups[:balanced]):
+            read = tuple(new) if order == "sequential" else total
+            incoming, outgoing = norms(group, groups, tensors, read, p)
+            d = balance(incoming * total[k], outgoing / total[k], c)
+            new[k] = total[k] * (jnp.sqrt(d) if group.loops else d)
         return tuple(new)
 
-    total = cycle(ones)
+    total = cycle(total)
     if cycles > 1:
         total = jax.lax.fori_loop(1, cycles, lambda _, scales: cycle(scales), total)
     return total
-
-
-def rescale(params: Params, scales: Scales, *, bias: Bias = "scale") -> Params:
-    r"""Multiplies each hidden unit's incoming weights and bias by d, and divides its outgoing by d.
-
-    .. math::
-        W_k[i, j] \leftarrow W_k[i, j] \, d_k[j] / d_{k-1}[i], \quad
-        b_k[j] \leftarrow b_k[j] \, d_k[j]
-
-    A ReLU network computes the same function before and after. Gradients scale inversely
-    to weights: a momentum trace follows with ``rescale(trace, inverse)``, where
-    ``inverse = jax.tree.map(jnp.reciprocal, scales)``.
-
-    Args:
-      params: layers of a chain.
-      scales: one vector per hidden layer, ``scales[k]`` of shape (width of layer k,).
-      bias: ``"scale"``, or ``"keep"`` to leave biases as they are.
-
-    Returns:
-      Rescaled parameters, same structure, shapes and dtypes.
-
-    Raises:
-      ValueError: if the scales do not fit the chain, or as `enorm_step`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from enorm_jax import rescale
-      >>> params = {"layer_00": {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)},
-      ...           "layer_01": {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)}}
-      >>> scaled = rescale(params, (jnp.array([4.0]),))
-      >>> [(float(layer["kernel"][0, 0]), float(layer["bias"][0])) for layer in scaled.values()]
-      [(4.0, 4.0), (0.25, 1.0)]
-    """
-    names = chain(params)
-    shapes = [params[name]["kernel"].shape for name in names]
-    if [d.shape for d in scales] != [(shape[1],) for shape in shapes[:-1]]:
-        raise ValueError(
-            f"scales of shapes {[d.shape for d in scales]} do not fit the hidden layers "
-            f"{dict(zip(names[:-1], (s[1] for s in shapes[:-1]), strict=True))}: "
-            "give one vector per hidden layer"
-        )
-    after = dict(zip(names[:-1], scales, strict=True))
-    before = dict(zip(names[1:], scales, strict=True))
-
-    def apply(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        name, kind = (getattr(key, "key", None) for key in (path + path)[:2])
-        if len(path) != 2 or name not in names or kind not in ("kernel", "bias"):
-            return leaf
-        if kind == "bias" and bias == "keep":
-            return leaf
-        wide = _at_least_float32(leaf)
-        factor = after.get(name, jnp.ones(leaf.shape[-1:], wide.dtype))
-        wide = wide * (factor[None, :] if kind == "kernel" else factor)
-        if kind == "kernel" and name in before:
-            wide = wide * jnp.reciprocal(before[name])[:, None]
-        return wide.astype(leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(apply, params)
-
-
-def energy(params: Params) -> jax.Array:
-    r"""The squared norm of all kernels of the chain.
-
-    .. math:: E = \sum_k \|W_k\|_F^2
-
-    Args:
-      params: layers of a chain.
-
-    Returns:
-      A scalar; at least float32.
-
-    Raises:
-      ValueError: as `enorm_step`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from enorm_jax import energy
-      >>> float(energy({"layer_00": {"kernel": jnp.full((2, 3), 2.0)}}))
-      24.0
-    """
-    kernels = [_at_least_float32(params[name]["kernel"]) for name in chain(params)]
-    return sum((jnp.sum(k * k) for k in kernels[1:]), start=jnp.sum(kernels[0] * kernels[0]))
 
 
 def _check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
@@ -289,26 +225,18 @@ def _check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
         raise ValueError(f"order must be 'sequential' or 'simultaneous', got {order!r}")
 
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
-
-
-def _norm(x: jax.Array, p: float, axis: int) -> jax.Array:
-    """p-norm along an axis, with gradient 0 where the norm is 0."""
-    if p == jnp.inf:
-        return jnp.max(jnp.abs(x), axis=axis)
-    powers = x * x if p == 2 else jnp.abs(x) ** p
-    total = jnp.sum(powers, axis=axis)
-    positive = total > 0
-    safe = jnp.where(positive, total, 1)
-    root = jnp.sqrt(safe) if p == 2 else safe ** (1 / p)
-    return jnp.where(positive, root, 0)
-
-
-def _balance(incoming: jax.Array, outgoing: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
-    """sqrt(outgoing / (c incoming)), or 1 where the norms have no positive finite ratio."""
-    usable = (incoming > 0) & (outgoing > 0) & jnp.isfinite(incoming) & jnp.isfinite(outgoing)
-    ratio = jnp.where(usable, outgoing, 1) / jnp.where(usable, incoming, 1)
-    usable &= (ratio > 0) & jnp.isfinite(ratio)
-    ratio = jnp.where(usable, ratio, 1) / jnp.asarray(c, ratio.dtype)
-    return jnp.where(usable, jnp.sqrt(ratio), 1)
+def _usable(params: Params, groups: Groups | None) -> Groups:
+    """The groups, or the chain's; raises where they were never checked or balance nothing."""
+    if groups is None:
+        return chain_groups(params)
+    if not groups.checked:
+        raise ValueError(
+            "these groups have not passed a check: use check(apply_fn, params, groups, *inputs), "
+            "which returns them marked as checked"
+        )
+    if not groups.groups:
+        causes = [f"{readable(left.path)} ({left.reason})" for left in groups.left_alone[:3]]
+        raise ValueError(
+            f"no hidden unit of this network can be balanced: {', '.join(causes)}; see explain"
+        )
+    return groups

@@ -1,94 +1,224 @@
-"""Which layers share a hidden unit: the chain that a network's names spell out."""
+"""What shares a hidden unit's scale: rescaling groups, as data."""
 
+import collections
+import dataclasses
+import functools
 import itertools
+import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 import jax
+import numpy as np
 
-Params = Mapping[str, Any]
+from enorm_jax.chain import chain as chain
+
+Params = Any
 
 
-def chain(params: Params) -> tuple[str, ...]:
-    """The names of the layers that have a kernel, in order, after checking that they chain.
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a group's units lie in one tensor.
+
+    Attributes:
+      path: the tensor's path in the parameters, as `jax.tree_util.keystr` spells it.
+      shape: the tensor's shape.
+      axes: the axes, ascending, whose indices tell the unit.
+      table: unit of each index of `axes`, int32 in C order, -1 for none of this group; None
+        where the units lie in order along one axis.
+
+    Example:
+      >>> from enorm_jax.groups import Slot
+      >>> Slot("['head']['kernel']", (6, 10), axes=(0,)).units
+      array([0, 1, 2, 3, 4, 5], dtype=int32)
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    table: bytes | None = None
+
+    @functools.cached_property
+    def units(self) -> np.ndarray:
+        """The unit of each index of `axes`, of the shape of these axes; -1 for none."""
+        shape = tuple(self.shape[axis] for axis in self.axes)
+        if self.table is None:
+            return np.arange(math.prod(shape), dtype=np.int32)
+        return np.frombuffer(self.table, np.int32).reshape(shape)
+
+    @property
+    def grid(self) -> np.ndarray:
+        """The units, broadcastable to the tensor."""
+        axes = enumerate(self.shape)
+        return self.units.reshape([n if axis in self.axes else 1 for axis, n in axes])
+
+    @property
+    def name(self) -> str:
+        """The path, readable: ``layer_00/kernel``."""
+        return readable(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class RescalingGroup:
+    """Hidden units that share their tensors, each with a free positive scale.
+
+    Multiplying unit i's part of the producers and vectors by d[i] > 0, and dividing its part of
+    the consumers, leaves the network's function as it is. A tensor may be both, as a recurrent
+    kernel is: its element from unit i to unit j is multiplied by d[j] / d[i].
+
+    Attributes:
+      size: number of units.
+      producers: tensors that the units' values are products of: kernels, scales of norms.
+      consumers: tensors that multiply the units' values.
+      vectors: tensors that are added: biases, shifts of norms. They scale with the unit and
+        do not count in its norms.
+    """
+
+    size: int
+    producers: tuple[Slot, ...]
+    consumers: tuple[Slot, ...]
+    vectors: tuple[Slot, ...] = ()
+
+    @functools.cached_property
+    def loops(self) -> dict[str, tuple[Slot, Slot]]:
+        """Tensors that lead from the group's units to the group's units: path -> both slots."""
+        consumers = {slot.path: slot for slot in self.consumers}
+        pairs = {s.path: (s, consumers[s.path]) for s in self.producers if s.path in consumers}
+        return {
+            path: (after, before)
+            for path, (after, before) in pairs.items()
+            if ((after.grid >= 0) & (before.grid >= 0)).any()
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftAlone:
+    """Units of a tensor that keep their scale.
+
+    Attributes:
+      path: the tensor's path, as `jax.tree_util.keystr` spells it.
+      units: how many units it feeds that are left alone; 0 if the tensor feeds none.
+      reason: the operation that fixes their scale, and where it is.
+    """
+
+    path: str
+    units: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups(Sequence[RescalingGroup]):
+    """An immutable sequence of rescaling groups in network order; may be a static argument.
+
+    Attributes:
+      groups: the groups.
+      left_alone: what is not balanced, and why.
+      checked: whether `check` found that rescaling leaves the function as it is.
+    """
+
+    groups: tuple[RescalingGroup, ...]
+    left_alone: tuple[LeftAlone, ...] = ()
+    checked: bool = False
+
+    @overload
+    def __getitem__(self, index: int) -> RescalingGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RescalingGroup, ...]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self.groups[index]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @functools.cached_property
+    def producers(self) -> dict[str, list[tuple[int, Slot]]]:
+        """Path -> its slots as a producer, each with its group's number."""
+        return self._by_path("producers")
+
+    @functools.cached_property
+    def consumers(self) -> dict[str, list[tuple[int, Slot]]]:
+        """Path -> its slots as a consumer, each with its group's number."""
+        return self._by_path("consumers")
+
+    @functools.cached_property
+    def vectors(self) -> dict[str, list[tuple[int, Slot]]]:
+        """Path -> its slots as a vector, each with its group's number."""
+        return self._by_path("vectors")
+
+    def _by_path(self, side: str) -> dict[str, list[tuple[int, Slot]]]:
+        slots = collections.defaultdict(list)
+        for number, group in enumerate(self.groups):
+            for slot in getattr(group, side):
+                slots[slot.path].append((number, slot))
+        return dict(slots)
+
+    def leaves(self, params: Params) -> dict[str, jax.Array]:
+        """The tensors that the groups name, by path.
+
+        Args:
+          params: pytree of parameters.
+
+        Returns:
+          Mapping from paths to leaves.
+
+        Raises:
+          ValueError: if one is missing or of another shape.
+        """
+        paths = jax.tree_util.tree_flatten_with_path(params)[0]
+        found = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+        slots = itertools.chain(self.producers.items(), self.consumers.items())
+        for path, ((_, slot), *_) in itertools.chain(slots, self.vectors.items()):
+            if path not in found:
+                raise ValueError(
+                    f"the groups name {path}, which these params lack: pass params of the "
+                    "structure that the groups were made for"
+                )
+            if found[path].shape != slot.shape:
+                raise ValueError(
+                    f"{path} has shape {found[path].shape}, the groups were made for {slot.shape}: "
+                    "infer them again; use jax.vmap for a leading axis of seeds"
+                )
+        return {path: found[path] for path in self.producers | self.consumers | self.vectors}
+
+
+def readable(path: str) -> str:
+    """A path without its brackets and quotes: ``layer_00/kernel``."""
+    return "/".join(re.findall(r"[^\[\]'\".]+", path)) or path
+
+
+def chain_groups(params: Params) -> Groups:
+    """The groups of a chain of dense layers: one per hidden layer; see `chain`.
 
     Args:
       params: mapping from layer names to layers.
 
     Returns:
-      The layers' names, first to last.
+      Groups, taken as checked.
 
     Raises:
-      ValueError: if there is no kernel, a kernel is not a matrix, two neighbours do not
-        chain, a kernel lies deeper than in its layer, or the names' alphabetical order, in
-        which pytrees keep them, is not that of their numbers.
+      ValueError: as `chain`.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from enorm_jax.groups import chain
-      >>> chain({"layer_01": {"kernel": jnp.ones((3, 2))}, "layer_00": {"kernel": jnp.ones((4, 3))},
-      ...        "norm_00": {"scale": jnp.ones(3)}})
-      ('layer_00', 'layer_01')
+      >>> from enorm_jax.groups import chain_groups
+      >>> params = {f"layer_{k:02d}": {"kernel": jnp.ones((4, 4))} for k in range(3)}
+      >>> [(group.size, group.producers[0].name) for group in chain_groups(params)]
+      [(4, 'layer_00/kernel'), (4, 'layer_01/kernel')]
     """
-    if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
-        raise ValueError(
-            "params must map names to layers, {'layer_00': {'kernel': ...}, ...}, "
-            f"got {jax.tree.structure(params)}"
-        )
-    if "params" in params and "kernel" not in params["params"]:
-        raise ValueError("these are a module's variables: pass variables['params']")
-    for name, layer in params.items():
-        if isinstance(layer, Mapping) and (inner := _inner_kernel(layer)):
-            raise ValueError(
-                f"{name}: its kernel lies deeper, in {inner!r}: pass a chain of layers that each "
-                "hold their own kernel"
-            )
-    names = sorted(
-        name for name, layer in params.items() if isinstance(layer, Mapping) and "kernel" in layer
-    )
-    if not names:
-        raise ValueError(f"no layer with a 'kernel' among {sorted(params)}")
-    _check_order(names)
-    for name in names:
-        if params[name]["kernel"].ndim != 2:
-            raise ValueError(
-                f"{name}: kernel of shape {params[name]['kernel'].shape} is not (in, out); "
-                "use jax.vmap for a leading axis of seeds"
-            )
+    names = chain(params)
+    paths = {
+        tuple(getattr(key, "key", None) for key in path): (jax.tree_util.keystr(path), leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+
+    def slot(name: str, kind: str, axis: int) -> Slot:
+        path, shape = paths[name, kind]
+        return Slot(path, tuple(shape), (axis,))
+
+    groups = []
     for before, after in itertools.pairwise(names):
-        shapes = params[before]["kernel"].shape, params[after]["kernel"].shape
-        if shapes[0][1] != shapes[1][0]:
-            raise ValueError(
-                f"{before} {shapes[0]} and {after} {shapes[1]} do not chain: "
-                f"{shapes[0][1]} units out, {shapes[1][0]} in"
-            )
-    return tuple(names)
-
-
-def _inner_kernel(layer: Mapping[str, Any]) -> str | None:
-    """The name of an entry of a layer with a kernel somewhere inside."""
-    for name, entry in layer.items():
-        if isinstance(entry, Mapping) and ("kernel" in entry or _inner_kernel(entry)):
-            return name
-    return None
-
-
-def _check_order(names: list[str]) -> None:
-    """Raises unless all names are one prefix and a number, and sort as strings as they count."""
-    if len(names) < 2:
-        return
-    parts = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
-    unnumbered = [name for name, part in zip(names, parts, strict=True) if part is None]
-    if unnumbered:
-        raise ValueError(
-            f"cannot tell the place of layer {unnumbered[0]!r} among {names}: "
-            "name layers by zero-padded numbers, layer_00, layer_01, ..."
-        )
-    prefixes = {part[1] for part in parts if part}
-    numbers = [int(part[2]) for part in parts if part]
-    if len(prefixes) > 1 or numbers != sorted(set(numbers)):
-        raise ValueError(
-            f"layer names {names} are not in order as strings: "
-            "use one prefix and zero-padded numbers, layer_00, layer_01, ..."
-        )
+        vectors = (slot(before, "bias", 0),) if (before, "bias") in paths else ()
+        producer, consumer = slot(before, "kernel", 1), slot(after, "kernel", 0)
+        groups.append(RescalingGroup(producer.shape[1], (producer,), (consumer,), vectors))
+    return Groups(tuple(groups), checked=True)

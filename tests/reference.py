@@ -25,6 +25,39 @@ def enorm(kernels, biases, c, p=2, cycles=1, order="sequential", balance_last=Tr
     return kernels, biases, total
 
 
+def enorm_groups(tensors, groups, c, p=2, cycles=1, order="sequential"):
+    """ENorm over groups on copies of tensors by path: one unit at a time, every tensor rewritten.
+
+    Units of a group with a loop move by the root of d; a unit's weight to itself does not count.
+    """
+    tensors = {path: np.array(w, np.float64) for path, w in tensors.items()}
+
+    def norm(source, slots, others, i):
+        parts = []
+        for slot in slots:
+            mine = np.broadcast_to(slot.grid == i, slot.shape).copy()
+            for other in others:
+                if other.path == slot.path:
+                    mine &= other.grid != i
+            parts.append(source[slot.path][mine])
+        return np.linalg.norm(np.concatenate(parts), p)
+
+    for _ in range(cycles):
+        start = {path: w.copy() for path, w in tensors.items()}
+        for group in groups:
+            source = start if order == "simultaneous" else {k: w.copy() for k, w in tensors.items()}
+            for i in range(group.size):
+                incoming = norm(source, group.producers, group.consumers, i)
+                outgoing = norm(source, group.consumers, group.producers, i)
+                d = np.sqrt(outgoing / (c * incoming)) if incoming and outgoing else 1.0
+                d = np.sqrt(d) if group.loops else d
+                for slot in group.producers + group.vectors:
+                    tensors[slot.path] *= np.where(slot.grid == i, d, 1)
+                for slot in group.consumers:
+                    tensors[slot.path] /= np.where(slot.grid == i, d, 1)
+    return tensors
+
+
 def forward(kernels, biases, x):
     """Logits of the ReLU network, and the input of each layer."""
     inputs = []

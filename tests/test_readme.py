@@ -11,7 +11,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 def test_the_python_examples_run():
     """The second: trace times parameter, the step's share of the loss, is invariant."""
-    training, momentum = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    training, momentum, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     scope: dict = {}
     exec(training, scope)
     losses = scope["losses"]
@@ -28,6 +28,13 @@ def test_the_python_examples_run():
         )
     ]
     np.testing.assert_allclose(product, [leaf.sum() for leaf in jax.tree.leaves(before)], rtol=1e-2)
+
+
+def test_the_table_of_an_own_network_is_what_is_printed(capsys):
+    *_, own = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (table,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    exec(own, {})
+    assert capsys.readouterr().out == table
 
 
 def test_what_it_links_to_is_there():

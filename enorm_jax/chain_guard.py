@@ -1,0 +1,82 @@
+"""Keeps the last member of an `optax.chain` from leaving the other members' states behind.
+
+The members of a chain see gradients and parameters, never each other's states. So one member
+cannot rescale the momentum that another keeps; all it can do is to find out at `init`, when
+optax calls the members one by one, who else is called.
+"""
+
+import inspect
+from types import FrameType
+from typing import Any
+
+import jax
+
+from enorm_jax.opt_state import Degrees, walk_state
+
+# Combinators of optax that hand parameters and final updates through as they are.
+_TRANSPARENT = (
+    "chain.", "named_chain.", "MultiSteps.", "apply_if_finite.", "inject_hyperparams.",
+    "with_extra_args_support.",
+)  # fmt: skip
+REMEDY = "write equi_normalize(optax.chain(...), c=...) around the optimizer instead"
+
+
+def require_stateless_siblings(params: Any, degrees: Degrees | None = None) -> None:
+    """Raises unless `init` was called by a chain whose other members keep nothing to rescale.
+
+    Args:
+      params: parameters that the chain is initialized with.
+      degrees: as in `rescale_state`.
+
+    Raises:
+      ValueError: if there is no chain, the member is not its last, another member keeps a state
+        that follows the parameters' scale, or a combinator around the chain changes what the
+        member sees.
+    """
+    frame, caller = inspect.currentframe(), None
+    chained = False
+    while frame is not None:
+        name = frame.f_code.co_qualname
+        if frame.f_globals.get("__name__", "").startswith("optax."):
+            if not name.startswith(_TRANSPARENT):
+                raise ValueError(
+                    "equi_normalize(c=...) without an optimizer cannot work inside "
+                    f"optax's {name.partition('.')[0]}: {REMEDY}"
+                )
+            if name in ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn"):
+                _check_members(*_members(frame, caller), params, degrees)
+                chained = True
+        frame, caller = frame.f_back, frame
+    if not chained:
+        raise ValueError(
+            "equi_normalize(c=...) without an optimizer must be the last member of an "
+            f"optax.chain: {REMEDY}"
+        )
+
+
+def _members(frame: FrameType, caller: FrameType | None) -> tuple[list[Any], Any]:
+    """The init functions of a chain that is being initialized, and the one that runs."""
+    if "transforms" in frame.f_locals:  # named_chain
+        members = [transform.init for _, transform in frame.f_locals["transforms"]]
+        return members, frame.f_locals["tx"].init
+    running = caller.f_locals.get("fn") if caller is not None else None
+    return list(frame.f_locals["init_fns"]), running
+
+
+def _check_members(members: list[Any], running: Any, params: Any, degrees: Degrees | None) -> None:
+    if members[-1] is not running:
+        raise ValueError(
+            "equi_normalize(c=...) without an optimizer must be the last member of its chain: "
+            f"move it to the end, or {REMEDY}"
+        )
+
+    def visit(tree: Any, exponent: int, place: str) -> Any:
+        if exponent:
+            raise ValueError(
+                "equi_normalize(c=...) at the end of an optax.chain cannot reach the state of its "
+                f"other members, and {place} has to be rescaled: {REMEDY}"
+            )
+        return tree
+
+    for member in members[:-1]:
+        walk_state(jax.eval_shape(member, params), params, visit, degrees)

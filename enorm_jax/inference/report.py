@@ -1,0 +1,63 @@
+"""Groups as a table for people."""
+
+import itertools
+from collections.abc import Sequence
+
+from enorm_jax.groups import Groups, LeftAlone, Slot, readable
+
+
+def explain(groups: Groups) -> str:
+    """A table of the groups, and of what is left alone because of which operation.
+
+    A number in brackets is the axis whose indices are the group's units.
+
+    Args:
+      groups: from `infer_groups`.
+
+    Returns:
+      Several lines of plain text.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax import explain, infer_groups
+      >>> params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 4)), "c": jnp.ones((4, 1))}
+      >>> def apply(params, x):
+      ...     return jnp.tanh(jax.nn.relu(x @ params["a"]) @ params["b"]) @ params["c"]
+      >>> groups = infer_groups(apply, params, jnp.ones((1, 2)), check=False)
+      >>> print(explain(groups).split(" at ")[0])
+      group  units  producers  consumers  vectors
+      0      3      a[1]       b[0]
+      <BLANKLINE>
+      left alone  units  because of
+      b           4      tanh
+    """
+    rows: list[tuple[str, ...]] = [("group", "units", "producers", "consumers", "vectors")]
+    for number, group in enumerate(groups):
+        sides = (group.producers, group.consumers, group.vectors)
+        names = [[_label(slot) for slot in side] for side in sides]
+        head = (str(number), str(group.size))
+        for line in itertools.zip_longest(*names, fillvalue=""):
+            rows.append((*head, *line))
+            head = ("", "")
+    tables = [_table(rows)] if len(rows) > 1 else ["no unit is balanced"]
+    if groups.left_alone:
+        causes: list[tuple[str, ...]] = [("left alone", "units", "because of")]
+        for (units, reason), together in itertools.groupby(groups.left_alone, _cause):
+            tensors = ", ".join(readable(left.path) for left in together)
+            causes.append((tensors, str(units or ""), reason))
+        tables.append(_table(causes))
+    return "\n\n".join(tables)
+
+
+def _cause(left: LeftAlone) -> tuple[int, str]:
+    return left.units, left.reason
+
+
+def _label(slot: Slot) -> str:
+    return slot.name + (f"[{','.join(map(str, slot.axes))}]" if slot.axes else "")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
