@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from enorm_jax.layers import Precision
+from enorm_jax.state_rescaling import StateBias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Cell:
       precision: of the matrix products' operands, ``"float32"`` or ``"bfloat16"``.
       restarts: how often a diverged seed starts again with another one.
       seeds: one per run.
+      bias_handling: what ENorm does with biases: ``"scale"``, ``"keep"`` or ``"gauge"``.
     """
 
     experiment: str
@@ -45,6 +47,7 @@ class Cell:
     precision: Precision
     restarts: int
     seeds: tuple[int, ...]
+    bias_handling: StateBias = "scale"
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -53,8 +56,11 @@ class Cell:
     @property
     def stem(self) -> str:
         """Name of the cell's files: readable, and unique to its settings."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+        # Settings that came later count only where they are used, so that names stay.
+        named = {k: v for k, v in self.settings().items() if v != LATER.get(k)}
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
         bias = "-bias" if self.bias else ""
+        bias += "" if self.bias_handling == "scale" else f"-{self.bias_handling}"
         seeds = self.seeds
         spread = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         return (
@@ -82,6 +88,9 @@ class Cell:
 # Seeds that a user can ask for lie below it: a seed restarted once is seed + SEED_LIMIT.
 SEED_LIMIT = 1_000_000
 
+# What settings were before they could be chosen; files of that time lack them.
+LATER = {"bias_handling": "scale"}
+
 # A run is the same whoever ran beside it, and however often it might have been restarted.
 POOLED = ("seeds", "restarts")
 
@@ -97,6 +106,7 @@ def same_setting(cell: Cell, result: dict[str, Any]) -> bool:
       True if all other settings agree.
     """
     settings = cell.settings()
+    result = LATER | result
     return all(result.get(key) == settings[key] for key in settings if key not in POOLED)
 
 

@@ -118,4 +118,6 @@ def title(cell: Cell) -> str:
     Returns:
       Text such as ``enorm+bn p=9 bias lr=0.1``.
     """
-    return f"{cell.method} p={cell.depth}{' bias' if cell.bias else ''} lr={cell.learning_rate:g}"
+    bias = " bias" if cell.bias else ""
+    bias += "" if cell.bias_handling == "scale" else f" ({cell.bias_handling})"
+    return f"{cell.method} p={cell.depth}{bias} lr={cell.learning_rate:g}"

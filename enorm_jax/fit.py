@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from enorm_jax.chain import chain
 from enorm_jax.data import Dataset
 from enorm_jax.devices import by_run, everywhere, over_devices, runs_mesh
-from enorm_jax.groups import chain
 from enorm_jax.training import (
     Hyperparameters,
     Recipe,

@@ -12,7 +12,7 @@ from typing import Any, overload
 import jax
 import numpy as np
 
-from enorm_jax.chain import chain as chain
+from enorm_jax.chain import chain
 
 Params = Any
 

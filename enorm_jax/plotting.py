@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from enorm_jax import published
+from enorm_jax.cell import LATER
 from enorm_jax.methods import METHODS
 from enorm_jax.results import interval
 
@@ -25,7 +26,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "enorm": {"color": "#D55E00", "marker": "^", "linestyle": "-."},
     "enorm+bn": {"color": "#009E73", "marker": "D", "linestyle": ":"},
 }
-SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision")
+SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision", "bias_handling")
 
 Result = dict[str, Any]
 
@@ -128,6 +129,7 @@ def _series(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
         usual = published.learning_rate(result["method"], result["depth"])
         return "published" if result["learning_rate"] == usual else f"{result['learning_rate']:g}"
 
+    results = [LATER | result for result in results]
     keyed = [{key: result[key] for key in SETTINGS} | {"rate": rate(result)} for result in results]
     varying = [key for key in (*SETTINGS, "rate") if len({keys[key] for keys in keyed}) > 1]
     series: dict[str, list[Result]] = {}

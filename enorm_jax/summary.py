@@ -102,6 +102,7 @@ def published_accuracy(cell: Cell) -> float | None:
         c=1.2 if METHODS[cell.method].equalize else None,
         batch_size=256,
         weight_decay=1e-3,
+        bias_handling="scale",
     )
     known = published.accuracies("study", cell.method, cell.bias).get(cell.depth)
     if known is not None and math.isnan(known):  # after one epoch

@@ -54,6 +54,7 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
         batch_size=cell.batch_size,
         epochs=cell.epochs,
         train_size=len(dataset.train_labels),
+        bias=cell.bias_handling,
     )
 
 

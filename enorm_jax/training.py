@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
 from enorm_jax.data import Standardization
-from enorm_jax.enorm import Scales, rescale
 from enorm_jax.methods import Equalize
 from enorm_jax.optimizer import linear_decay, sgd
+from enorm_jax.scaling import Bias, Scales, rescale
+from enorm_jax.state_rescaling import StateBias
 
 EVALUATION_BATCH = 1000
 
@@ -34,6 +36,9 @@ class Recipe:
       batch_size: images in a step; a smaller last batch is kept.
       epochs: length of the linear decay of the learning rate.
       train_size: images in an epoch.
+      bias: what ENorm does with biases, as in `equi_normalize`: ``"scale"`` multiplies them with
+        their units, ``"keep"`` leaves them, ``"gauge"`` scales them and lets them train as in
+        the network that was never rescaled.
     """
 
     model: nn.Module
@@ -42,6 +47,7 @@ class Recipe:
     batch_size: int
     epochs: int
     train_size: int
+    bias: StateBias = "scale"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,12 +77,14 @@ class TrainState(struct.PyTreeNode):
       batch_stats: running statistics of its normalization layers, or an empty dict.
       opt_state: the optimizer's state.
       hyper: hyperparameters, constant during a run.
+      gauge: product of each unit's scales since the start with ``bias="gauge"``, else empty.
     """
 
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
     hyper: Hyperparameters
+    gauge: Scales = ()
 
 
 def init_state(
@@ -101,6 +109,7 @@ def init_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=_optimizer(recipe, hyper).init(variables["params"]),
         hyper=hyper,
+        gauge=initial_gauge(variables["params"]) if _gauged(recipe) else (),
     )
 
 
@@ -140,7 +149,7 @@ def train_step(
       The state after the step, and the batch's mean cross-entropy (nats) before it.
     """
     state, loss = _descend(recipe, state, images, labels)
-    return _rescaled(state, _scales(recipe, state)), loss
+    return _rescaled(recipe, state, _scales(recipe, state)), loss
 
 
 def train_epoch(
@@ -172,7 +181,7 @@ def train_epoch(
     def step(
         carry: tuple[TrainState, Scales | None], index: jax.Array
     ) -> tuple[tuple[TrainState, Scales | None], jax.Array]:
-        before = _rescaled(*carry)
+        before = _rescaled(recipe, *carry)
         state, loss = _descend(recipe, before, images[index], labels[index])
         return (state, _scales(recipe, state)), loss
 
@@ -181,7 +190,7 @@ def train_epoch(
     if rest.size:
         carry, loss = step(carry, rest)
         losses = jnp.append(losses, loss)
-    return _rescaled(*carry), losses
+    return _rescaled(recipe, *carry), losses
 
 
 def evaluate(
@@ -258,6 +267,8 @@ def _descend(
         return loss, new.get("batch_stats", {})
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    if state.gauge:
+        grads = gauge_gradients(grads, state.gauge)
     updates, opt_state = _optimizer(recipe, state.hyper).update(
         grads, state.opt_state, state.params
     )
@@ -274,8 +285,18 @@ def _scales(recipe: Recipe, state: TrainState) -> Scales | None:
     return jax.lax.optimization_barrier(recipe.equalize(params, state.hyper.c))
 
 
-def _rescaled(state: TrainState, scales: Scales | None) -> TrainState:
-    return state if scales is None else state.replace(params=rescale(state.params, scales))
+def _rescaled(recipe: Recipe, state: TrainState, scales: Scales | None) -> TrainState:
+    if scales is None:
+        return state
+    bias: Bias = "keep" if recipe.bias == "keep" else "scale"
+    return state.replace(
+        params=rescale(state.params, scales, bias=bias),
+        gauge=advance_gauge(state.gauge, scales) if state.gauge else (),
+    )
+
+
+def _gauged(recipe: Recipe) -> bool:
+    return recipe.equalize is not None and recipe.bias == "gauge"
 
 
 def _optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:

@@ -50,7 +50,15 @@ def parser() -> cli.Parser:
         default="1-19",
         help="1-19 (1, 3, ..., 19), 1-19:1 (every one) or 1,9,19",
     )
-    p.add_argument("--bias", action="store_true", help="give every layer a bias")
+    p.add_argument(
+        "--bias",
+        choices=["scale", "keep", "gauge"],
+        nargs="?",
+        const="scale",
+        help="give every layer a bias; ENorm multiplies it with its unit (scale), leaves it "
+        "(keep), or lets it train as in the network that was never rescaled (gauge), which deep "
+        "networks need at c > 1",
+    )
     p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(
         "--epochs", type=cli.positive_int, default=60, help="epochs, over which the rate decays"
@@ -127,7 +135,7 @@ def cells(args: Any) -> list[Cell]:
             method=method,
             depth=depth,
             width=args.width,
-            bias=args.bias,
+            bias=args.bias is not None,
             epochs=args.epochs,
             learning_rate=rate,
             c=args.c if METHODS[method].equalize else None,
@@ -136,6 +144,7 @@ def cells(args: Any) -> list[Cell]:
             precision=args.precision,
             restarts=args.restarts,
             seeds=args.seeds,
+            bias_handling=(args.bias or "scale") if METHODS[method].equalize else "scale",
         )
         for depth in args.depths
         for method in dict.fromkeys(itertools.chain(*args.method))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import reference
 from enorm_jax import cumulative_scales, cycle_scales, energy, enorm_step, rescale
-from enorm_jax.groups import chain
+from enorm_jax.chain import chain
 
 VARIANTS = [
     {},

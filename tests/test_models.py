@@ -6,7 +6,7 @@ import pytest
 
 import reference
 from enorm_jax import BatchNorm, FullyConnected
-from enorm_jax.groups import chain
+from enorm_jax.chain import chain
 
 IMAGES = jnp.ones((2, 4, 4, 3))
 

@@ -1,6 +1,7 @@
 """Cells: their files, their resumption, restarts, and what is left to run."""
 
 import dataclasses
+import hashlib
 import json
 
 import chex
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from enorm_jax import sweep
-from enorm_jax.cell import SEED_LIMIT, Cell, without_done_seeds
+from enorm_jax.cell import SEED_LIMIT, Cell, same_setting, without_done_seeds
 from enorm_jax.checkpoint import load_arrays, load_variables, save_arrays
 from enorm_jax.results import interval, read_results, rounded, write_json
 from enorm_jax.sweep import progress, run_cell
@@ -163,7 +164,8 @@ def test_only_missing_seeds_are_left(blobs, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"c": 1.1}, {"learning_rate": 0.1}, {"depth": 2}, {"bias": True}, {"epochs": 5},
+    [{"bias_handling": "gauge"}, {"c": 1.1}, {"learning_rate": 0.1}, {"depth": 2},
+     {"bias": True}, {"epochs": 5},
      {"weight_decay": 0.0}, {"precision": "bfloat16"}, {"batch_size": 4}, {"dataset": "other"}],
     ids=str,
 )  # fmt: skip
@@ -232,3 +234,13 @@ def test_the_interval_covers_the_mean_95_times_in_100(rng):
     covered = [abs(mean - 50) <= half for mean, half in map(interval, samples)]
     assert abs(np.mean(covered) - 0.95) < 0.015
     assert interval([51.5]) == (51.5, None)
+
+
+def test_a_cell_made_before_a_setting_could_be_chosen_keeps_its_name_and_counts():
+    old = {key: value for key, value in CELL.settings().items() if key != "bias_handling"}
+    digest = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:8]
+    assert CELL.stem.endswith(digest)
+    assert same_setting(CELL, old)
+    gauge = dataclasses.replace(CELL, bias=True, bias_handling="gauge")
+    assert "-bias-gauge-" in gauge.stem
+    assert not same_setting(gauge, old | {"bias": True})

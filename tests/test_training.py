@@ -6,13 +6,15 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import reference
-from enorm_jax import FullyConnected, enorm_step
+from enorm_jax import FullyConnected, enorm_step, equi_normalize
+from enorm_jax.chain import chain
 from enorm_jax.fit import compile_program, first_divergence, fit
-from enorm_jax.groups import chain
 from enorm_jax.methods import METHODS
+from enorm_jax.optimizer import sgd
 from enorm_jax.training import (
     Recipe,
     evaluate,
@@ -227,3 +229,33 @@ def test_every_method_stays_finite_at_depth_5(blobs, method, bias):
     epoch = next(fit(program, [0], make_hyper(1, 0.01), epochs=4))
     chex.assert_tree_all_finite(epoch.states)
     assert first_divergence(epoch) == [None]
+
+
+@pytest.mark.parametrize("bias", ["scale", "keep", "gauge"])
+def test_an_epoch_handles_biases_as_the_optax_transform_does(blobs, bias):
+    recipe = dataclasses.replace(make_recipe(blobs, "enorm", depth=2, bias=True), bias=bias)
+    hyper = one(make_hyper(1))
+    start = init_state(recipe, jax.random.key(3), hyper, blobs.train_images[:1])
+    images, labels = jnp.asarray(blobs.train_images), jnp.asarray(blobs.train_labels)
+    key = jax.random.key(5)
+    epoch, _ = train_epoch(recipe, start, key, images, labels)
+
+    optimizer = equi_normalize(sgd(0.05, 1e-3), c=1.2, bias=bias)
+
+    @jax.jit
+    def step(params, state, batch, target):
+        def loss(params):
+            logits = recipe.model.apply({"params": params}, batch, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = start.params, optimizer.init(start.params)
+    order = jax.random.permutation(key, len(labels))
+    for first in range(0, len(labels), recipe.batch_size):
+        index = order[first : first + recipe.batch_size]
+        params, state = step(params, state, recipe.standardization(images[index]), labels[index])
+    chex.assert_trees_all_close(epoch.params, params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(epoch.gauge, state.gauge, rtol=1e-4)
+    assert bool(epoch.gauge) == (bias == "gauge")
