@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from enorm_jax.data import Inputs
+from enorm_jax.enorm import Order
 from enorm_jax.layers import Precision
+from enorm_jax.models import Initializer
+from enorm_jax.optimizer import Schedule
 from enorm_jax.state_rescaling import StateBias
 
 
@@ -31,6 +35,13 @@ class Cell:
       restarts: how often a diverged seed starts again with another one.
       seeds: one per run.
       bias_handling: what ENorm does with biases: ``"scale"``, ``"keep"`` or ``"gauge"``.
+      order: in which ENorm takes norms, ``"sequential"`` or ``"simultaneous"``.
+      balance_last: whether ENorm balances the last hidden layer against the output layer.
+      init: of kernels, a key of `INITIALIZERS`.
+      inputs: how pixels become inputs, a key of `enorm_jax.data.INPUTS`.
+      schedule: of the learning rate, a key of `enorm_jax.optimizer.SCHEDULES`.
+      train_images: how many images to train on, the first ones; None for all.
+      softmax: whether the outputs pass a softmax before the loss, which takes one itself.
     """
 
     experiment: str
@@ -48,19 +59,33 @@ class Cell:
     restarts: int
     seeds: tuple[int, ...]
     bias_handling: StateBias = "scale"
+    order: Order = "sequential"
+    balance_last: bool = True
+    init: Initializer = "he_uniform"
+    inputs: Inputs = "published"
+    schedule: Schedule = "linear"
+    train_images: int | None = None
+    softmax: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
         return dataclasses.asdict(self) | {"seeds": list(self.seeds)}
 
     @property
+    def variants(self) -> list[str]:
+        """What differs from the study, in words: ``["gauge", "he_normal"]``."""
+        differing = {k: getattr(self, k) for k in LATER if getattr(self, k) != LATER[k]}
+        words = {"balance_last": "last_left_out", "softmax": "softmax"}
+        return [words.get(key, str(value)) for key, value in differing.items()]
+
+    @property
     def stem(self) -> str:
         """Name of the cell's files: readable, and unique to its settings."""
         # Settings that came later count only where they are used, so that names stay.
-        named = {k: v for k, v in self.settings().items() if v != LATER.get(k)}
+        named = {k: v for k, v in self.settings().items() if k not in LATER or v != LATER[k]}
         digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
         bias = "-bias" if self.bias else ""
-        bias += "" if self.bias_handling == "scale" else f"-{self.bias_handling}"
+        bias += "".join(f"-{text}" for text in self.variants)
         seeds = self.seeds
         spread = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         return (
@@ -89,7 +114,11 @@ class Cell:
 SEED_LIMIT = 1_000_000
 
 # What settings were before they could be chosen; files of that time lack them.
-LATER = {"bias_handling": "scale"}
+LATER: dict[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(Cell)
+    if field.default is not dataclasses.MISSING
+}
 
 # A run is the same whoever ran beside it, and however often it might have been restarted.
 POOLED = ("seeds", "restarts")

@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,43 @@ class Standardization:
         return x * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(shift, x.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class PerImage:
+    """From pixels to inputs by each image's own mean and deviation, per channel.
+
+    Attributes:
+      scale: largest pixel value.
+      epsilon: added to the deviation of ``pixel / scale``, which is 0 in a blank image.
+
+    Example:
+      >>> import numpy as np
+      >>> from enorm_jax.data import PerImage
+      >>> image = np.array([0, 255], np.uint8).reshape(1, 2, 1, 1)
+      >>> [round(float(x), 3) for x in PerImage(255.0)(image).ravel()]
+      [-1.0, 1.0]
+    """
+
+    scale: float
+    epsilon: float = 1e-6
+
+    def __call__(self, images: jax.typing.ArrayLike) -> jax.Array:
+        """Standardizes images.
+
+        Args:
+          images: (..., height, width, channels), uint8.
+
+        Returns:
+          Inputs of the same shape, float32.
+        """
+        x = jnp.asarray(images).astype(jnp.float32) / self.scale
+        mean = jnp.mean(x, axis=(-3, -2), keepdims=True)
+        std = jnp.std(x, axis=(-3, -2), keepdims=True)
+        return (x - mean) / (std + self.epsilon)
+
+
+Standardize = Standardization | PerImage
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Images and labels of a data set, on the host; compared and hashed by identity.
@@ -93,7 +131,7 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: int
-    standardization: Standardization
+    standardization: Standardize
 
 
 # The published deviations are means of per-image deviations; the pixels' own deviations are
@@ -103,6 +141,33 @@ CIFAR10_STANDARDIZATION = Standardization(
 )
 # Mean and deviation of the training pixels, over 16.
 DIGITS_STANDARDIZATION = Standardization(16.0, mean=(0.305,), std=(0.376,))
+
+
+Inputs = Literal["published", "true", "image"]
+INPUTS: tuple[Inputs, ...] = get_args(Inputs)
+
+
+def with_inputs(dataset: Dataset, inputs: Inputs) -> Dataset:
+    """The data set with another way from pixels to inputs.
+
+    Args:
+      dataset: a data set as `load` gives it.
+      inputs: ``"published"`` deviations, which `load` gives; the pixels' ``"true"`` mean and
+        deviation over the training images; or each ``"image"``'s own.
+
+    Returns:
+      A data set that shares its arrays.
+    """
+    if inputs == "published":
+        return dataset
+    scale = dataset.standardization.scale
+    standardize: Standardize = PerImage(scale)
+    if inputs == "true":
+        axes, pixels = (0, 1, 2), dataset.train_images
+        mean = pixels.mean(axes, dtype=np.float64) / scale
+        std = pixels.std(axes, dtype=np.float64) / scale
+        standardize = Standardization(scale, tuple(mean.tolist()), tuple(std.tolist()))
+    return dataclasses.replace(dataset, standardization=standardize)
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:

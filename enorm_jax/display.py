@@ -118,6 +118,5 @@ def title(cell: Cell) -> str:
     Returns:
       Text such as ``enorm+bn p=9 bias lr=0.1``.
     """
-    bias = " bias" if cell.bias else ""
-    bias += "" if cell.bias_handling == "scale" else f" ({cell.bias_handling})"
-    return f"{cell.method} p={cell.depth}{bias} lr={cell.learning_rate:g}"
+    words = [cell.method, f"p={cell.depth}", *["bias"] * cell.bias, *cell.variants]
+    return " ".join([*words, f"lr={cell.learning_rate:g}"])

@@ -1,6 +1,7 @@
 """The networks of the papers."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,12 @@ import jax
 from enorm_jax.layers import PRECISIONS, Precision, dot_general_bfloat16
 
 Norm = Callable[..., nn.Module]
+Initializer = Literal["he_uniform", "he_normal"]
+INITIALIZERS = {
+    "he_uniform": nn.initializers.he_uniform(),
+    # A normal distribution that is not cut off, as torch's.
+    "he_normal": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+}
 
 
 class FullyConnected(nn.Module):
@@ -25,6 +32,7 @@ class FullyConnected(nn.Module):
       norm: value ``norm(train=..., name=...)`` that makes a normalization layer, or None.
       precision: of the matrix products' operands, ``"float32"`` or ``"bfloat16"``; parameters,
         sums and everything else stay float32.
+      kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -47,6 +55,7 @@ class FullyConnected(nn.Module):
     use_bias: bool = False
     norm: Norm | None = None
     precision: Precision = "float32"
+    kernel_init: Initializer = "he_uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -79,7 +88,7 @@ class FullyConnected(nn.Module):
         return nn.Dense(
             units,
             use_bias=self.use_bias,
-            kernel_init=nn.initializers.he_uniform(),
+            kernel_init=INITIALIZERS[self.kernel_init],
             dot_general=dot_general_bfloat16 if self.precision == "bfloat16" else None,
             name=name,
         )

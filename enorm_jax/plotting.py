@@ -26,7 +26,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "enorm": {"color": "#D55E00", "marker": "^", "linestyle": "-."},
     "enorm+bn": {"color": "#009E73", "marker": "D", "linestyle": ":"},
 }
-SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision", "bias_handling")
+SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision", *LATER)
 
 Result = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from enorm_jax import published
-from enorm_jax.cell import Cell, same_setting
+from enorm_jax.cell import LATER, Cell, same_setting
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import pooled
 from enorm_jax.results import interval, read_results
@@ -102,7 +102,7 @@ def published_accuracy(cell: Cell) -> float | None:
         c=1.2 if METHODS[cell.method].equalize else None,
         batch_size=256,
         weight_decay=1e-3,
-        bias_handling="scale",
+        **LATER,
     )
     known = published.accuracies("study", cell.method, cell.bias).get(cell.depth)
     if known is not None and math.isnan(known):  # after one epoch

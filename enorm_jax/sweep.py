@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
-from enorm_jax.data import Dataset
+from enorm_jax.data import Dataset, with_inputs
 from enorm_jax.fit import Epoch, compile_program, first_divergence, fit
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import METHODS, ENorm
 from enorm_jax.models import FullyConnected
 from enorm_jax.results import provenance, rounded, write_json
 from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
@@ -40,6 +40,7 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
       A `Recipe`; cells that differ only in learning rate, c, weight decay and seeds share it.
     """
     method = METHODS[cell.method]
+    equalize = method.equalize and ENorm(cell.order, cell.balance_last)
     return Recipe(
         model=FullyConnected(
             depth=cell.depth,
@@ -48,13 +49,16 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
             use_bias=cell.bias,
             norm=method.norm,
             precision=cell.precision,
+            kernel_init=cell.init,
         ),
-        equalize=method.equalize,
-        standardization=dataset.standardization,
+        equalize=equalize,
+        standardization=with_inputs(dataset, cell.inputs).standardization,
         batch_size=cell.batch_size,
         epochs=cell.epochs,
-        train_size=len(dataset.train_labels),
+        train_size=cell.train_images or len(dataset.train_labels),
         bias=cell.bias_handling,
+        schedule=cell.schedule,
+        softmax=cell.softmax,
     )
 
 

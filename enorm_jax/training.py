@@ -15,9 +15,9 @@ import optax
 from flax import struct
 
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
-from enorm_jax.data import Standardization
+from enorm_jax.data import Standardize
 from enorm_jax.methods import Equalize
-from enorm_jax.optimizer import linear_decay, sgd
+from enorm_jax.optimizer import Schedule, schedule, sgd
 from enorm_jax.scaling import Bias, Scales, rescale
 from enorm_jax.state_rescaling import StateBias
 
@@ -39,15 +39,19 @@ class Recipe:
       bias: what ENorm does with biases, as in `equi_normalize`: ``"scale"`` multiplies them with
         their units, ``"keep"`` leaves them, ``"gauge"`` scales them and lets them train as in
         the network that was never rescaled.
+      schedule: of the learning rate, as `enorm_jax.optimizer.schedule` names it.
+      softmax: whether the loss, which takes a softmax, is given probabilities instead of logits.
     """
 
     model: nn.Module
     equalize: Equalize | None
-    standardization: Standardization
+    standardization: Standardize
     batch_size: int
     epochs: int
     train_size: int
     bias: StateBias = "scale"
+    schedule: Schedule = "linear"
+    softmax: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -212,7 +216,7 @@ def evaluate(
     def totals(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         inputs = recipe.standardization(images[index])
         logits: Any = recipe.model.apply(variables, inputs, train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
+        losses = _losses(recipe, logits, labels[index])
         return losses.sum(), jnp.sum(jnp.argmax(logits, axis=-1) == labels[index])
 
     size, batch = len(labels), min(EVALUATION_BATCH, len(labels))
@@ -263,8 +267,7 @@ def _descend(
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats}
         logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, new.get("batch_stats", {})
+        return _losses(recipe, logits, labels).mean(), new.get("batch_stats", {})
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     if state.gauge:
@@ -274,6 +277,12 @@ def _descend(
     )
     params = optax.apply_updates(state.params, updates)
     return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
+
+
+def _losses(recipe: Recipe, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of each image."""
+    logits = jax.nn.softmax(outputs) if recipe.softmax else outputs
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def _scales(recipe: Recipe, state: TrainState) -> Scales | None:
@@ -300,5 +309,5 @@ def _gauged(recipe: Recipe) -> bool:
 
 
 def _optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:
-    schedule = linear_decay(hyper.learning_rate, recipe.epochs, recipe.steps_per_epoch)
-    return sgd(schedule, hyper.weight_decay)
+    rate = schedule(recipe.schedule, hyper.learning_rate, recipe.epochs, recipe.steps_per_epoch)
+    return sgd(rate, hyper.weight_decay)

@@ -21,9 +21,12 @@ from rich.table import Table
 from enorm_jax import cli, data, published
 from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
+from enorm_jax.data import INPUTS
 from enorm_jax.display import Display, title
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
+from enorm_jax.models import INITIALIZERS
+from enorm_jax.optimizer import SCHEDULES
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 from enorm_jax.summary import summary
@@ -85,6 +88,7 @@ def parser() -> cli.Parser:
         help="of the matrix products' operands; auto takes what this device is faster at",
     )
     p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
+    variants(p)
     p.add_argument(
         "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"
     )
@@ -126,8 +130,47 @@ def parser() -> cli.Parser:
     return p
 
 
+def variants(p: cli.Parser) -> None:
+    """Arguments by which a run differs from the study's."""
+    p.add_argument(
+        "--order",
+        choices=["sequential", "simultaneous"],
+        default="sequential",
+        help="in which ENorm takes norms",
+    )
+    p.add_argument(
+        "--leave-last", action="store_true", help="ENorm leaves the last hidden layer out"
+    )
+    p.add_argument(
+        "--init", choices=[*INITIALIZERS], default="he_uniform", help="distribution of kernels"
+    )
+    p.add_argument(
+        "--inputs",
+        choices=INPUTS,
+        default="published",
+        help="mean and deviation of pixels: the published, the true, or each image's own",
+    )
+    p.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="linear",
+        help="of the learning rate; notebook falls by 0.1 in all, below 0 if it starts lower",
+    )
+    p.add_argument(
+        "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
+    )
+    p.add_argument(
+        "--softmax", action="store_true", help="put a softmax before the loss, which has its own"
+    )
+
+
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, shallow networks first."""
+    of_enorm = {
+        "bias_handling": args.bias or "scale",
+        "order": args.order,
+        "balance_last": not args.leave_last,
+    }
     return [
         Cell(
             experiment="fc",
@@ -144,7 +187,12 @@ def cells(args: Any) -> list[Cell]:
             precision=args.precision,
             restarts=args.restarts,
             seeds=args.seeds,
-            bias_handling=(args.bias or "scale") if METHODS[method].equalize else "scale",
+            init=args.init,
+            inputs=args.inputs,
+            schedule=args.schedule,
+            train_images=args.train_images,
+            softmax=args.softmax,
+            **(of_enorm if METHODS[method].equalize else {}),
         )
         for depth in args.depths
         for method in dict.fromkeys(itertools.chain(*args.method))
@@ -156,12 +204,18 @@ def work(cell: Cell, dataset: data.Dataset) -> float:
     """Floating-point operations of one epoch of a cell."""
     pixels = dataset.train_images[0].size
     parameters = parameter_count(cell.depth, cell.width, pixels, dataset.classes)
-    return len(cell.seeds) * epoch_flops(parameters, len(dataset.train_labels))
+    images = cell.train_images or len(dataset.train_labels)
+    return len(cell.seeds) * epoch_flops(parameters, images)
 
 
 def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
     """Refuses what no network could train on."""
-    size = len(dataset.train_labels)
+    size = args.train_images or len(dataset.train_labels)
+    if size > len(dataset.train_labels):
+        raise cli.InputError(
+            f"--train-images {size} is more than the {len(dataset.train_labels)} of "
+            f"{dataset.name}: choose fewer"
+        )
     if args.batch_size > size:
         raise cli.InputError(
             f"--batch-size {args.batch_size} is more than the {size} training images of "

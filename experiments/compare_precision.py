@@ -1,0 +1,99 @@
+"""Whether bfloat16 products train as accurate networks as float32 ones.
+
+    python experiments/compare_precision.py
+
+pairs the committed cells that differ in precision only, seed by seed, and writes the differences
+in test accuracy with 95 % intervals, in a second. Stated beforehand: the precisions count as
+equivalent if there are at least three pairs for each of the four methods at p = 1, 9 and 19, and
+the interval of the mean difference over all pairs lies within ± 0.5 percent.
+"""
+
+import collections
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from enorm_jax import cli
+from enorm_jax.cell import LATER
+from enorm_jax.errors import InputError
+from enorm_jax.methods import METHODS
+from enorm_jax.results import interval, read_results, write_json
+from enorm_jax.summary import format_interval
+
+RESULTS = Path(__file__).parent / "results"
+DEPTHS, PAIRS, MARGIN = (1, 9, 19), 3, 0.5
+SETTINGS = (
+    "dataset", "method", "depth", "width", "bias", "epochs", "learning_rate", "c", "batch_size",
+    "weight_decay", *LATER,
+)  # fmt: skip
+Setting = tuple[Any, ...]
+
+
+def differences(results: Iterable[dict[str, Any]]) -> dict[tuple[str, int], list[float]]:
+    """Test accuracy in bfloat16 minus float32, percent, by method and depth.
+
+    Args:
+      results: cells, from `read_results`; runs that diverged have no accuracy and are left out.
+
+    Returns:
+      Lists with one difference per setting and seed that was run in both precisions.
+    """
+    accuracies: dict[Setting, dict[str, float]] = collections.defaultdict(dict)
+    for result in results:
+        result = LATER | result
+        setting = tuple(result[key] for key in SETTINGS)
+        for seed, accuracy in zip(result["seeds"], result["test_accuracy"], strict=True):
+            if accuracy is not None:
+                accuracies[*setting, seed][result["precision"]] = accuracy
+    found = collections.defaultdict(list)
+    for setting, of in sorted(accuracies.items(), key=lambda item: str(item[0])):
+        if {"float32", "bfloat16"} <= of.keys():
+            found[setting[1], setting[2]].append(of["bfloat16"] - of["float32"])
+    return dict(found)
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS, help="folder of cells")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "precision.json", help="JSON to write"
+    )
+    args = parser.parse_args()
+    found = differences(r for r in read_results(args.results) if r["experiment"] == "fc")
+    if not found:
+        raise InputError(
+            f"{args.results} holds no cell in both precisions: run fc_sweep.py with --precision "
+            "float32 and with bfloat16"
+        )
+    table = Table("method", "p", "difference (%)", "n", title="bfloat16 minus float32")
+    rows = []
+    for (method, depth), values in sorted(found.items()):
+        mean, half = interval(values)
+        rows.append(
+            {"method": method, "depth": depth, "differences": values, "mean": mean, "half": half}
+        )
+        table.add_row(METHODS[method].label, str(depth), format_interval(values), str(len(values)))
+    every = [value for values in found.values() for value in values]
+    mean, half = interval(every)
+    complete = all(len(found.get((m, p), [])) >= PAIRS for m in METHODS for p in DEPTHS)
+    equivalent = complete and half is not None and abs(mean) + half < MARGIN
+    verdict = "equivalent" if equivalent else "different" if complete else "undecided: runs missing"
+    write_json(
+        args.out,
+        {
+            "experiment": "precision", "margin": MARGIN, "pairs": rows, "mean": mean,
+            "half": half, "n": len(every), "verdict": verdict,
+        },
+    )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(f"all: {format_interval(every)} %, n = {len(every)}: {verdict}", highlight=False)
+    console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, again="run the command again")

@@ -1,0 +1,123 @@
+"""What a run may change of the study's setting, one thing at a time."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enorm_jax import FullyConnected, cumulative_scales
+from enorm_jax.cell import LATER, Cell
+from enorm_jax.data import PerImage, with_inputs
+from enorm_jax.display import title
+from enorm_jax.methods import ENorm
+from enorm_jax.optimizer import schedule
+from enorm_jax.sweep import recipe
+from enorm_jax.training import evaluate, hyperparameters, init_state, train_epoch
+
+CELL = Cell(
+    experiment="fc", dataset="blobs", method="enorm", depth=1, width=6, bias=False, epochs=4,
+    learning_rate=0.05, c=1.2, batch_size=8, weight_decay=1e-3, precision="float32", restarts=0,
+    seeds=(0,),
+)  # fmt: skip
+
+
+def start(blobs, **changes):
+    own = recipe(dataclasses.replace(CELL, **changes), blobs)
+    hyper = jax.tree.map(
+        lambda leaf: leaf[0], hyperparameters(1, learning_rate=0.05, c=1.2, weight_decay=1e-3)
+    )
+    return own, init_state(own, jax.random.key(0), hyper, blobs.train_images[:1])
+
+
+def test_per_image_inputs_have_mean_0_and_deviation_1_in_every_image_and_channel(blobs):
+    inputs = np.asarray(with_inputs(blobs, "image").standardization(blobs.train_images))
+    np.testing.assert_allclose(inputs.mean((1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(inputs.std((1, 2)), 1, atol=1e-3)
+    assert not PerImage(255.0)(np.full((1, 2, 2, 1), 7, np.uint8)).any()
+
+
+def test_true_inputs_have_mean_0_and_deviation_1_over_the_training_set(blobs):
+    inputs = np.asarray(with_inputs(blobs, "true").standardization(blobs.train_images))
+    np.testing.assert_allclose(inputs.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(inputs.std((0, 1, 2)), 1, atol=1e-5)
+    assert with_inputs(blobs, "published") is blobs
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("linear", [0.05, 0.05, 0.025]), ("constant", [0.05] * 3), ("notebook", [0.05, 0.05, 0.0]),
+])  # fmt: skip
+def test_schedules_are_constant_within_an_epoch(name, expected):
+    rate = schedule(name, 0.05, epochs=4, steps_per_epoch=3)
+    np.testing.assert_allclose([rate(jnp.int32(s)) for s in (0, 2, 6)], expected, atol=1e-8)
+
+
+def test_he_normal_has_he_s_variance_and_is_not_cut_off():
+    model = FullyConnected(depth=1, width=200, kernel_init="he_normal")
+    params = model.init(jax.random.key(0), jnp.ones((1, 50)), train=False)["params"]
+    kernel = np.asarray(params["layer_01"]["kernel"]) / np.sqrt(2 / 200)
+    assert abs(kernel.std() - 1) < 0.02
+    assert abs(kernel).max() > 3
+
+
+def test_images_beyond_the_first_n_are_never_trained_on(blobs):
+    own, state = start(blobs, train_images=20)
+    images, labels = jnp.asarray(blobs.train_images), jnp.asarray(blobs.train_labels)
+    key = jax.random.key(1)
+    _, losses = train_epoch(own, state, key, images, labels)
+    _, same = train_epoch(own, state, key, images.at[20:].set(0), labels)
+    assert losses.shape == (3,)
+    np.testing.assert_array_equal(losses, same)
+
+
+def test_a_softmax_before_the_loss_bounds_it(blobs):
+    """Cross-entropy of softmax(p) for probabilities p, in float64."""
+    own, state = start(blobs, softmax=True)
+    test = jnp.asarray(blobs.test_images), jnp.asarray(blobs.test_labels)
+    loss, accuracy = evaluate(own, state, *test)
+    inputs = own.standardization(blobs.test_images)
+    logits = np.float64(own.model.apply({"params": state.params}, inputs, train=False))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    nats = np.log(np.exp(p).sum(1)) - p[np.arange(len(p)), blobs.test_labels]
+    np.testing.assert_allclose(loss, nats.mean(), rtol=1e-5)
+    plain, state = start(blobs)
+    assert evaluate(plain, state, *test)[1] == accuracy
+
+
+def test_order_and_last_layer_reach_enorm(blobs):
+    own, state = start(blobs, order="simultaneous", balance_last=False)
+    assert own.equalize == ENorm("simultaneous", balance_last=False)
+    expected = cumulative_scales(state.params, 1.2, order="simultaneous", balance_last=False)
+    jax.tree.map(np.testing.assert_array_equal, own.equalize(state.params, 1.2), expected)
+    assert start(blobs)[0].equalize == ENorm()
+
+
+def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
+    monkeypatch.setattr(sys, "argv", ["fc_sweep.py"])
+    import fc_sweep
+
+    def cells(*flags):
+        args = fc_sweep.parser().parse_args(["--method", "enorm", "bn", "--depths", "3", *flags])
+        return fc_sweep.cells(args)
+
+    plain, plain_bn = cells()
+    assert plain.variants == []
+    flags = {
+        "--order=simultaneous": "simultaneous", "--leave-last": "last_left_out",
+        "--init=he_normal": "he_normal", "--inputs=image": "image",
+        "--schedule=notebook": "notebook", "--train-images=40960": "40960",
+        "--softmax": "softmax", "--bias=gauge": "gauge",
+    }  # fmt: skip
+    assert len(flags) == len(LATER)
+    for flag, word in flags.items():
+        changed, bn = cells(flag)
+        assert changed.variants == [word]
+        assert word in changed.stem
+        assert word in title(changed)
+        only_enorm = word in ("simultaneous", "last_left_out", "gauge")
+        assert bn.variants == ([] if only_enorm else [word])
+        assert (bn.stem == plain_bn.stem) == (only_enorm and not bn.bias)
