@@ -22,14 +22,15 @@ def explain(groups: Groups) -> str:
       >>> from enorm_jax import explain, infer_groups
       >>> params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 4)), "c": jnp.ones((4, 1))}
       >>> def apply(params, x):
-      ...     return jnp.tanh(jax.nn.relu(x @ params["a"]) @ params["b"]) @ params["c"]
-      >>> groups = infer_groups(apply, params, jnp.ones((1, 2)), check=False)
-      >>> print(explain(groups).split(" at ")[0])
+      ...     with jax.named_scope("net"):
+      ...         return jnp.tanh(jax.nn.relu(x @ params["a"]) @ params["b"]) @ params["c"]
+      >>> print(explain(infer_groups(apply, params, jnp.ones((1, 2)), check=False)))
       group  units  producers  consumers  vectors
       0      3      a[1]       b[0]
       <BLANKLINE>
       left alone  units  because of
-      b           4      tanh
+      b           4      tanh in net
+      c           1      output of the network
     """
     rows: list[tuple[str, ...]] = [("group", "units", "producers", "consumers", "vectors")]
     for number, group in enumerate(groups):
