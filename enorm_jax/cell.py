@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from enorm_jax.data import Inputs
 from enorm_jax.enorm import Order
+from enorm_jax.inputs import Inputs
 from enorm_jax.layers import Precision
 from enorm_jax.models import Initializer
 from enorm_jax.optimizer import Schedule

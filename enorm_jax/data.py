@@ -16,13 +16,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from enorm_jax.compilation import cache_folder
+from enorm_jax.inputs import Inputs, PerImage, Standardization, Standardize
 from enorm_jax.results import temporary_name
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -36,79 +34,6 @@ logger = logging.getLogger(__name__)
 
 class DataNotFoundError(FileNotFoundError):
     """A data set is neither prepared nor cached, and cannot be downloaded."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Standardization:
-    """From pixels to inputs: ``(pixel / scale - mean) / std``, per channel.
-
-    Attributes:
-      scale: largest pixel value.
-      mean: mean of ``pixel / scale`` per channel.
-      std: deviation of ``pixel / scale`` per channel.
-
-    Example:
-      >>> import numpy as np
-      >>> from enorm_jax.data import Standardization
-      >>> standardize = Standardization(255.0, mean=(0.5,), std=(0.25,))
-      >>> [float(x) for x in standardize(np.array([0, 255], np.uint8)[:, None])[:, 0]]
-      [-2.0, 2.0]
-    """
-
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: jax.typing.ArrayLike) -> jax.Array:
-        """Standardizes images.
-
-        Args:
-          images: (..., channels), uint8.
-
-        Returns:
-          Inputs of the same shape, float32.
-        """
-        gain = jnp.asarray([1 / (self.scale * s) for s in self.std], jnp.float32)
-        shift = jnp.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], jnp.float32)
-        x = jnp.asarray(images).astype(jnp.float32)
-        return x * jnp.broadcast_to(gain, x.shape) + jnp.broadcast_to(shift, x.shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class PerImage:
-    """From pixels to inputs by each image's own mean and deviation, per channel.
-
-    Attributes:
-      scale: largest pixel value.
-      epsilon: added to the deviation of ``pixel / scale``, which is 0 in a blank image.
-
-    Example:
-      >>> import numpy as np
-      >>> from enorm_jax.data import PerImage
-      >>> image = np.array([0, 255], np.uint8).reshape(1, 2, 1, 1)
-      >>> [round(float(x), 3) for x in PerImage(255.0)(image).ravel()]
-      [-1.0, 1.0]
-    """
-
-    scale: float
-    epsilon: float = 1e-6
-
-    def __call__(self, images: jax.typing.ArrayLike) -> jax.Array:
-        """Standardizes images.
-
-        Args:
-          images: (..., height, width, channels), uint8.
-
-        Returns:
-          Inputs of the same shape, float32.
-        """
-        x = jnp.asarray(images).astype(jnp.float32) / self.scale
-        mean = jnp.mean(x, axis=(-3, -2), keepdims=True)
-        std = jnp.std(x, axis=(-3, -2), keepdims=True)
-        return (x - mean) / (std + self.epsilon)
-
-
-Standardize = Standardization | PerImage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,10 +66,6 @@ CIFAR10_STANDARDIZATION = Standardization(
 )
 # Mean and deviation of the training pixels, over 16.
 DIGITS_STANDARDIZATION = Standardization(16.0, mean=(0.305,), std=(0.376,))
-
-
-Inputs = Literal["published", "true", "image"]
-INPUTS: tuple[Inputs, ...] = get_args(Inputs)
 
 
 def with_inputs(dataset: Dataset, inputs: Inputs) -> Dataset:

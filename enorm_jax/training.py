@@ -15,7 +15,7 @@ import optax
 from flax import struct
 
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
-from enorm_jax.data import Standardize
+from enorm_jax.inputs import Standardize
 from enorm_jax.methods import Equalize
 from enorm_jax.optimizer import Schedule, schedule, sgd
 from enorm_jax.scaling import Bias, Scales, rescale

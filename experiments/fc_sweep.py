@@ -21,8 +21,8 @@ from rich.table import Table
 from enorm_jax import cli, data, published
 from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
-from enorm_jax.data import INPUTS
 from enorm_jax.display import Display, title
+from enorm_jax.inputs import INPUTS
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
 from enorm_jax.models import INITIALIZERS

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from enorm_jax.data import Dataset, Standardization
+from enorm_jax.data import Dataset
+from enorm_jax.inputs import Standardization
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

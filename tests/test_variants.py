@@ -11,8 +11,9 @@ import pytest
 
 from enorm_jax import FullyConnected, cumulative_scales
 from enorm_jax.cell import LATER, Cell
-from enorm_jax.data import PerImage, with_inputs
+from enorm_jax.data import with_inputs
 from enorm_jax.display import title
+from enorm_jax.inputs import PerImage
 from enorm_jax.methods import ENorm
 from enorm_jax.optimizer import schedule
 from enorm_jax.sweep import recipe
