@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from comparisons import ratios, table
 from rich.console import Console
 
+from comparisons import ratios, table
 from enorm_jax import FullyConnected, cli, data, published
 from enorm_jax.fit import Program, compile_program, fit
 from enorm_jax.layers import PRECISIONS, Precision

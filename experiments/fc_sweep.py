@@ -8,7 +8,6 @@ goes on. Every cell leaves a JSON file in --out; a table and a figure beside the
 results close the run.
 """
 
-import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -18,186 +17,18 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from enorm_jax import cli, data, published
+from enorm_jax import cli, data
 from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.display import Display, title
-from enorm_jax.inputs import INPUTS
-from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
-from enorm_jax.models import INITIALIZERS
-from enorm_jax.optimizer import SCHEDULES
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 from enorm_jax.summary import summary
 from enorm_jax.sweep import progress
 from enorm_jax.timing import epoch_flops, fastest_precision, matmul_rate, memory, parameter_count
 from enorm_jax.workers import Job, default_workers, run_cells
-
-HERE = Path(__file__).parent
-
-
-def parser() -> cli.Parser:
-    """The command's arguments."""
-    p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    p.add_argument(
-        "--method",
-        type=cli.choices(list(METHODS)),
-        nargs="+",
-        required=True,
-        help=f"one or several of {', '.join(METHODS)}, or all",
-    )
-    p.add_argument(
-        "--depths",
-        type=cli.depths,
-        default="1-19",
-        help="1-19 (1, 3, ..., 19), 1-19:1 (every one) or 1,9,19",
-    )
-    p.add_argument(
-        "--bias",
-        choices=["scale", "keep", "gauge"],
-        nargs="?",
-        const="scale",
-        help="give every layer a bias; ENorm multiplies it with its unit (scale), leaves it "
-        "(keep), or lets it train as in the network that was never rescaled (gauge), which deep "
-        "networks need at c > 1",
-    )
-    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
-    p.add_argument(
-        "--epochs", type=cli.positive_int, default=60, help="epochs, over which the rate decays"
-    )
-    p.add_argument(
-        "--lr",
-        type=cli.floats,
-        help="initial learning rate, one or several; default: the published one",
-    )
-    p.add_argument(
-        "--c",
-        type=cli.positive_float,
-        default=1.2,
-        help="ratio of outgoing to incoming norms that ENorm aims at",
-    )
-    p.add_argument("--batch-size", type=cli.positive_int, default=256, help="images in a step")
-    p.add_argument(
-        "--weight-decay", type=cli.non_negative_float, default=1e-3, help="on all parameters"
-    )
-    p.add_argument(
-        "--precision",
-        choices=[*PRECISIONS, "auto"],
-        default="float32",
-        help="of the matrix products' operands; auto takes what this device is faster at",
-    )
-    p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
-    variants(p)
-    p.add_argument(
-        "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"
-    )
-    p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
-    p.add_argument(
-        "--out", type=Path, default=HERE / "runs", metavar="DIR", help="folder for cells and figure"
-    )
-    p.add_argument(
-        "--restarts",
-        type=cli.count,
-        default=0,
-        metavar="N",
-        help="start a diverged seed again with another, up to N times",
-    )
-    p.add_argument(
-        "--save-params",
-        action="store_true",
-        help="keep the parameters after the last epoch, as safetensors",
-    )
-    p.add_argument(
-        "--workers",
-        type=cli.positive_int,
-        metavar="N",
-        help="cells trained side by side, each in a process with its own cores; "
-        "default: as many as cores on a CPU, one on a GPU",
-    )
-    p.add_argument(
-        "--no-compilation-cache",
-        dest="compilation_cache",
-        action="store_false",
-        default=True,
-        help="compile every program anew",
-    )
-    p.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="list the cells, their state and an estimate of the time",
-    )
-    return p
-
-
-def variants(p: cli.Parser) -> None:
-    """Arguments by which a run differs from the study's."""
-    p.add_argument(
-        "--order",
-        choices=["sequential", "simultaneous"],
-        default="sequential",
-        help="in which ENorm takes norms",
-    )
-    p.add_argument(
-        "--leave-last", action="store_true", help="ENorm leaves the last hidden layer out"
-    )
-    p.add_argument(
-        "--init", choices=[*INITIALIZERS], default="he_uniform", help="distribution of kernels"
-    )
-    p.add_argument(
-        "--inputs",
-        choices=INPUTS,
-        default="published",
-        help="mean and deviation of pixels: the published, the true, or each image's own",
-    )
-    p.add_argument(
-        "--schedule",
-        choices=SCHEDULES,
-        default="linear",
-        help="of the learning rate; notebook falls by 0.1 in all, below 0 if it starts lower",
-    )
-    p.add_argument(
-        "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
-    )
-    p.add_argument(
-        "--softmax", action="store_true", help="put a softmax before the loss, which has its own"
-    )
-
-
-def cells(args: Any) -> list[Cell]:
-    """The cells asked for, shallow networks first."""
-    of_enorm = {
-        "bias_handling": args.bias or "scale",
-        "order": args.order,
-        "balance_last": not args.leave_last,
-    }
-    return [
-        Cell(
-            experiment="fc",
-            dataset=args.dataset,
-            method=method,
-            depth=depth,
-            width=args.width,
-            bias=args.bias is not None,
-            epochs=args.epochs,
-            learning_rate=rate,
-            c=args.c if METHODS[method].equalize else None,
-            batch_size=args.batch_size,
-            weight_decay=args.weight_decay,
-            precision=args.precision,
-            restarts=args.restarts,
-            seeds=args.seeds,
-            init=args.init,
-            inputs=args.inputs,
-            schedule=args.schedule,
-            train_images=args.train_images,
-            softmax=args.softmax,
-            **(of_enorm if METHODS[method].equalize else {}),
-        )
-        for depth in args.depths
-        for method in dict.fromkeys(itertools.chain(*args.method))
-        for rate in args.lr or (published.learning_rate(method, depth),)
-    ]
+from fc_cells import cells, parser
 
 
 def work(cell: Cell, dataset: data.Dataset) -> float:
@@ -334,7 +165,7 @@ def remaining(args: Any, wanted: list[Cell], console: Console) -> list[Cell]:
 
 def main() -> None:
     """Runs the command."""
-    args = parser().parse_args()
+    args = parser(__doc__).parse_args()
     console = Console()
     keep_compiled(args.compilation_cache)
     dataset = data.load(args.dataset, args.data_dir)

@@ -99,11 +99,12 @@ def test_order_and_last_layer_reach_enorm(blobs):
 def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "experiments"))
     monkeypatch.setattr(sys, "argv", ["fc_sweep.py"])
-    import fc_sweep
+    import fc_cells
 
     def cells(*flags):
-        args = fc_sweep.parser().parse_args(["--method", "enorm", "bn", "--depths", "3", *flags])
-        return fc_sweep.cells(args)
+        arguments = ["--method", "enorm", "bn", "--depths", "3", *flags]
+        args = fc_cells.parser(None).parse_args(arguments)
+        return fc_cells.cells(args)
 
     plain, plain_bn = cells()
     assert plain.variants == []
