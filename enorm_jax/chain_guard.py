@@ -18,7 +18,13 @@ _TRANSPARENT = (
     "chain.", "named_chain.", "MultiSteps.", "apply_if_finite.", "inject_hyperparams.",
     "with_extra_args_support.",
 )  # fmt: skip
+_CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
 REMEDY = "write equi_normalize(optax.chain(...), c=...) around the optimizer instead"
+
+_NOT_LAST = (
+    "equi_normalize must be the last member of its chain, since what follows would change the "
+    f"rescaling: move it to the end, or {REMEDY}"
+)
 
 
 def require_stateless_siblings(params: Any, degrees: Degrees | None = None) -> None:
@@ -43,7 +49,7 @@ def require_stateless_siblings(params: Any, degrees: Degrees | None = None) -> N
                     "equi_normalize(c=...) without an optimizer cannot work inside "
                     f"optax's {name.partition('.')[0]}: {REMEDY}"
                 )
-            if name in ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn"):
+            if name in _CHAINS:
                 _check_members(*_members(frame, caller), params, degrees)
                 chained = True
         frame, caller = frame.f_back, frame
@@ -52,6 +58,24 @@ def require_stateless_siblings(params: Any, degrees: Degrees | None = None) -> N
             "equi_normalize(c=...) without an optimizer must be the last member of an "
             f"optax.chain: {REMEDY}"
         )
+
+
+def require_last() -> None:
+    """Raises if `init` was called by a chain in which other members follow.
+
+    They would change updates that are a rescaling in part.
+
+    Raises:
+      ValueError: if the member is not the last of its chain.
+    """
+    frame, caller = inspect.currentframe(), None
+    while frame is not None:
+        name, module = frame.f_code.co_qualname, frame.f_globals.get("__name__", "")
+        if module.startswith("optax.") and name in _CHAINS:
+            members, running = _members(frame, caller)
+            if members[-1] is not running:
+                raise ValueError(_NOT_LAST)
+        frame, caller = frame.f_back, frame
 
 
 def _members(frame: FrameType, caller: FrameType | None) -> tuple[list[Any], Any]:
@@ -65,10 +89,7 @@ def _members(frame: FrameType, caller: FrameType | None) -> tuple[list[Any], Any
 
 def _check_members(members: list[Any], running: Any, params: Any, degrees: Degrees | None) -> None:
     if members[-1] is not running:
-        raise ValueError(
-            "equi_normalize(c=...) without an optimizer must be the last member of its chain: "
-            f"move it to the end, or {REMEDY}"
-        )
+        raise ValueError(_NOT_LAST)
 
     def visit(tree: Any, exponent: int, place: str) -> Any:
         if exponent:

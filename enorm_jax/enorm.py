@@ -101,6 +101,11 @@ def enorm_step(
       Stock et al., `Equi-normalization of Neural Networks
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
+    if bias not in ("scale", "keep"):
+        raise ValueError(
+            f"bias must be 'scale' or 'keep', got {bias!r}"
+            + ("; 'gauge' needs a state: use equi_normalize" if bias == "gauge" else "")
+        )
     # The barriers keep XLA from computing the optimizer's update again in every norm, and the
     # scales again for every weight: 3 % of a training step instead of 8 % on a CPU.
     params = jax.lax.optimization_barrier(params)
@@ -189,8 +194,8 @@ def cumulative_scales(
       >>> [d.shape for d in cumulative_scales(params, c=1.2, cycles=50)]
       [(4,), (4,)]
     """
-    _check_arguments(c, p, cycles, order)
-    groups = _usable(params, groups)
+    check_arguments(c, p, cycles, order)
+    groups = usable(params, groups)
     tensors = {path: wide(leaf) for path, leaf in groups.leaves(params).items()}
     dtype = np.result_type(*(leaf.dtype for leaf in tensors.values())) if tensors else jnp.float32
     tensors = {path: leaf.astype(dtype) for path, leaf in tensors.items()}
@@ -212,7 +217,10 @@ def cumulative_scales(
     return total
 
 
-def _check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
+def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
+    """Raises ValueError unless the arguments of `enorm_step` are in range."""
+    if isinstance(c, Groups):
+        raise ValueError("groups were given in the place of c: write groups=groups")
     if jnp.ndim(c) != 0:
         raise ValueError(f"c must be a single number, got shape {jnp.shape(c)}")
     if not isinstance(c, jax.core.Tracer) and not 0 < float(c) < float("inf"):
@@ -225,10 +233,15 @@ def _check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
         raise ValueError(f"order must be 'sequential' or 'simultaneous', got {order!r}")
 
 
-def _usable(params: Params, groups: Groups | None) -> Groups:
+def usable(params: Params, groups: Groups | None) -> Groups:
     """The groups, or the chain's; raises where they were never checked or balance nothing."""
     if groups is None:
         return chain_groups(params)
+    if not isinstance(groups, Groups):
+        raise ValueError(
+            f"groups must be what infer_groups returns, got {type(groups).__name__}: "
+            "pass infer_groups(apply_fn, params, *inputs)"
+        )
     if not groups.checked:
         raise ValueError(
             "these groups have not passed a check: use check(apply_fn, params, groups, *inputs), "

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
-from enorm_jax.chain_guard import require_stateless_siblings
+from enorm_jax.chain_guard import require_last, require_stateless_siblings
 from enorm_jax.degree_check import check_degrees
-from enorm_jax.enorm import Order
+from enorm_jax.enorm import Order, check_arguments, usable
 from enorm_jax.groups import Groups
 from enorm_jax.opt_state import Degrees
 from enorm_jax.scaling import Scales
@@ -57,7 +57,8 @@ def equi_normalize(
     only when it emits. What is added to the gradients without being one, such as weight decay,
     acts on the rescaled parameters.
 
-    Members of an `optax.chain` cannot reach each other's states, so that this is a wrapper::
+    Nothing may follow that changes the updates: inside an `optax.chain` it must be the last.
+    Members of a chain cannot reach each other's states, so that this is a wrapper::
 
         equi_normalize(optax.chain(optax.clip(1.0), optax.adamw(1e-3)), c=1.2, groups=groups)
 
@@ -102,6 +103,7 @@ def equi_normalize(
       >>> [float(layer["kernel"][0, 0]) for layer in params.values()]
       [4.0, 4.0]
     """
+    check_arguments(c, p, cycles, order)
     _check_arguments(optimizer, every, bias)
     inner = _with_extra_args(optax.identity() if optimizer is None else optimizer)
 
@@ -114,9 +116,12 @@ def equi_normalize(
         return updates, inner_state, advance_gauge(gauge, scales) if gauge else gauge
 
     def init(params: Any) -> EquiNormalizeState:
+        if groups is not None:
+            usable(params, groups)
         if optimizer is None:
             require_stateless_siblings(params, degrees)
         else:
+            require_last()
             check_degrees(optimizer, params, degrees)
         gauge = initial_gauge(params, groups) if bias == "gauge" else ()
         return EquiNormalizeState(inner.init(params), jnp.zeros((), jnp.int32), gauge)

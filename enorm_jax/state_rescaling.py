@@ -133,6 +133,8 @@ def enorm_step_with_state(
       >>> float(scales[0][0])
       0.5
     """
+    if bias not in ("scale", "keep", "gauge"):
+        raise ValueError(f"bias must be 'scale', 'keep' or 'gauge', got {bias!r}")
     # As in `enorm_step`, the barriers keep XLA from computing updates and scales again.
     params = jax.lax.optimization_barrier(params)
     fast = params.fast if isinstance(params, optax.LookaheadParams) else params

@@ -23,6 +23,7 @@ from enorm_jax import (
     rescale,
     rescale_state,
 )
+from enorm_jax.groups import chain_groups
 
 SIZES = (5, 7, 4, 3)
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
@@ -445,3 +446,26 @@ def test_low_precision_keeps_its_dtypes():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_would_change_the_rescaling_afterwards_is_refused():
+    """A scale_by_ transform before scale(-lr), as optax users write, moved the function."""
+    params = {f"layer_{k:02d}": {"kernel": jnp.ones((2, 2))} for k in range(2)}
+    wrapped = equi_normalize(optax.scale_by_adam(), c=1.2)
+    with pytest.raises(ValueError, match="must be the last member of its chain"):
+        optax.chain(wrapped, optax.scale(-0.1)).init(params)
+    optax.chain(optax.clip(1.0), equi_normalize(optax.adam(0.1), c=1.2)).init(params)
+
+
+def test_wrong_arguments_are_refused_before_any_step():
+    params = {f"layer_{k:02d}": {"kernel": jnp.ones((2, 2))} for k in range(2)}
+    with pytest.raises(ValueError, match="c must be positive"):
+        equi_normalize(optax.sgd(0.1), c=-1.0)
+    with pytest.raises(ValueError, match="groups must be what infer_groups returns, got list"):
+        equi_normalize(optax.sgd(0.1), groups=[]).init(params)
+    with pytest.raises(ValueError, match="'gauge' needs a state: use equi_normalize"):
+        enorm_step(params, 1.2, bias="gauge")
+    with pytest.raises(ValueError, match="write groups=groups"):
+        enorm_step(params, chain_groups(params))
+    with pytest.raises(ValueError, match="bias must be"):
+        enorm_step_with_state(params, (), 1.2, bias="Scale")
