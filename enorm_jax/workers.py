@@ -76,7 +76,7 @@ class Job:
           InputError: if the data set or a checkpoint cannot be read.
           OSError: if the folder cannot be written.
         """
-        dataset = _load(self.dataset, self.data_dir)
+        dataset = load_once(self.dataset, self.data_dir)
         observer.start(cell, progress(cell, self.out))
 
         def on_epoch(epoch: Epoch) -> None:
@@ -92,7 +92,8 @@ class Job:
             observer.done(cell, result)
 
 
-_load = functools.cache(data.load)
+# A process that trains cells itself has loaded the data to plan them.
+load_once = functools.cache(data.load)
 
 
 def run_cells(cells: Sequence[Cell], job: Job, observer: Observer, workers: int = 1) -> None:

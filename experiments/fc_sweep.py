@@ -27,7 +27,7 @@ from enorm_jax.results import read_results
 from enorm_jax.summary import summary
 from enorm_jax.sweep import progress
 from enorm_jax.timing import epoch_flops, fastest_precision, matmul_rate, memory, parameter_count
-from enorm_jax.workers import Job, default_workers, run_cells
+from enorm_jax.workers import Job, default_workers, load_once, run_cells
 from fc_cells import cells, parser
 
 
@@ -168,7 +168,7 @@ def main() -> None:
     args = parser(__doc__).parse_args()
     console = Console()
     keep_compiled(args.compilation_cache)
-    dataset = data.load(args.dataset, args.data_dir)
+    dataset = load_once(args.dataset, args.data_dir)
     if args.precision == "auto":
         args.precision = fastest_precision()
         console.print(f"matrix products in {args.precision}, which is faster here")
