@@ -10,6 +10,7 @@ from typing import Any
 from enorm_jax.enorm import Order
 from enorm_jax.inputs import Inputs
 from enorm_jax.layers import Precision
+from enorm_jax.methods import GROUPS
 from enorm_jax.models import Initializer
 from enorm_jax.optimizer import Schedule
 from enorm_jax.state_rescaling import StateBias
@@ -22,7 +23,7 @@ class Cell:
     Attributes:
       experiment: name of the experiment, ``"fc"``.
       dataset: as for `enorm_jax.data.load`.
-      method: a key of `METHODS`.
+      method: its name, as `make_method` reads it.
       depth: number of hidden-to-hidden layers p.
       width: hidden units per layer.
       bias: whether layers have a bias.
@@ -42,6 +43,7 @@ class Cell:
       schedule: of the learning rate, a key of `enorm_jax.optimizer.SCHEDULES`.
       train_images: how many images to train on, the first ones; None for all.
       softmax: whether the outputs pass a softmax before the loss, which takes one itself.
+      groups: into how many groups group normalization divides a layer's units.
     """
 
     experiment: str
@@ -66,6 +68,7 @@ class Cell:
     schedule: Schedule = "linear"
     train_images: int | None = None
     softmax: bool = False
+    groups: int = GROUPS
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -75,7 +78,11 @@ class Cell:
     def variants(self) -> list[str]:
         """What differs from the study, in words: ``["gauge", "he_normal"]``."""
         differing = {k: getattr(self, k) for k in LATER if getattr(self, k) != LATER[k]}
-        words = {"balance_last": "last_left_out", "softmax": "softmax"}
+        words = {
+            "balance_last": "last_left_out",
+            "softmax": "softmax",
+            "groups": f"{self.groups}_groups",
+        }
         return [words.get(key, str(value)) for key, value in differing.items()]
 
     @property

@@ -7,11 +7,12 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from enorm_jax.cell import SEED_LIMIT
 from enorm_jax.errors import InputError
+from enorm_jax.methods import METHODS, STUDY, make_method
 
 
 class Parser(argparse.ArgumentParser):
@@ -228,33 +229,32 @@ def floats(text: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(positive_float(part) for part in text.split(",")))
 
 
-def choices(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Makes a parser of comma-separated names, or ``all``.
+def methods(text: str) -> tuple[str, ...]:
+    """Parses comma-separated names of methods, ``study`` or ``all``.
 
     Args:
-      known: the names there are.
+      text: what the user wrote.
 
     Returns:
-      Function from text to names.
+      Names that `make_method` knows.
+
+    Raises:
+      argparse.ArgumentTypeError: if there is no such method, or its parts do not go together.
 
     Example:
-      >>> from enorm_jax.cli import choices
-      >>> choices(["bn", "enorm"])("all")
-      ('bn', 'enorm')
+      >>> from enorm_jax.cli import methods
+      >>> methods("study"), methods("ws+gn")
+      (('baseline', 'bn', 'enorm', 'enorm+bn'), ('ws+gn',))
     """
-
-    def parse(text: str) -> tuple[str, ...]:
-        if text == "all":
-            return tuple(known)
-        names = tuple(text.split(","))
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(
-                    f"unknown {name!r}: choose from {', '.join(known)}, or all"
-                )
-        return names
-
-    return parse
+    if text in ("study", "all"):
+        return STUDY if text == "study" else tuple(METHODS)
+    names = tuple(text.split(","))
+    for name in names:
+        try:
+            make_method(name)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return names
 
 
 def _number(text: str, kind: Callable[[str], Any], ok: Callable[[Any], bool], wanted: str) -> Any:

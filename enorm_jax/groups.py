@@ -197,7 +197,7 @@ def chain_groups(params: Params) -> Groups:
       Groups, taken as checked.
 
     Raises:
-      ValueError: as `chain`.
+      ValueError: as `chain`, or if a layer has weight normalization.
 
     Example:
       >>> import jax.numpy as jnp
@@ -207,6 +207,12 @@ def chain_groups(params: Params) -> Groups:
       [(4, 'layer_00/kernel'), (4, 'layer_01/kernel')]
     """
     names = chain(params)
+    for name in names:
+        if "gain" in params[name]:
+            raise ValueError(
+                f"{name} has weight normalization: the norm of its kernel means nothing, and ENorm "
+                "cannot balance it"
+            )
     paths = {
         tuple(getattr(key, "key", None) for key in path): (jax.tree_util.keystr(path), leaf.shape)
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]

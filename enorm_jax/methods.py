@@ -1,16 +1,32 @@
-"""The methods under study; the only module that knows their names."""
+"""The methods under study; the only module that knows their names.
+
+A name is one or several parts joined by ``+``: what becomes of the weights (``wn``, ``ws``,
+``enorm``, ``path-sgd``), then what normalizes between layer and ReLU (``bn``, ``gn``, ``ln``,
+``bcn``, ``bcn-micro``). `make_method` makes any combination that makes sense and refuses others
+with the reason; `METHODS` are those of the papers.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 
 from enorm_jax.enorm import Order, Scales, cumulative_scales
+from enorm_jax.errors import InputError
+from enorm_jax.group_norms import batch_channel_norm, group_norm, layer_norm
 from enorm_jax.groups import Params
-from enorm_jax.models import Norm
+from enorm_jax.kernels import WeightNormDense, WeightStandardizedDense
+from enorm_jax.models import Dense, FullyConnected, Norm
 from enorm_jax.norms import BatchNorm
+from enorm_jax.optimizer import Optimizer, path_sgd, sgd
 
 Equalize = Callable[[Params, jax.Array], Scales]
+
+# Of 500 units; no paper says how many it used for dense layers.
+GROUPS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +54,148 @@ class Method:
       label: its name in figures.
       norm: normalization layer, as `FullyConnected` takes it, or None.
       equalize: how `rescale` multiplies hidden units after each step, or None.
+      dense: kind of the hidden layers.
+      output: kind of the output layer.
+      optimizer: function from learning rate and weight decay to an optax transformation.
+      whole_batch: whether it takes statistics of a training batch, which has to be more than one.
+      grouped: whether it divides units into groups.
     """
 
     label: str
     norm: Norm | None = None
     equalize: ENorm | None = None
+    dense: Dense = nn.Dense
+    output: Dense = nn.Dense
+    optimizer: Optimizer = sgd
+    whole_batch: bool = False
+    grouped: bool = False
+
+    def network(self, depth: int, **settings: Any) -> FullyConnected:
+        """The study's network with this method's layers.
+
+        Args:
+          depth: number of hidden-to-hidden layers p.
+          **settings: others of `FullyConnected`.
+
+        Returns:
+          The network, without parameters.
+        """
+        return FullyConnected(
+            depth, norm=self.norm, dense=self.dense, output=self.output, **settings
+        )
 
 
+LABELS = {
+    "bn": "BN",
+    "gn": "GN",
+    "ln": "LN",
+    "bcn": "BCN",
+    "bcn-micro": "BCN (estimates)",
+    "wn": "WN",
+    "ws": "WS",
+    "enorm": "ENorm",
+    "path-sgd": "Path-SGD",
+}
+NORMS = ("bn", "gn", "ln", "bcn", "bcn-micro")
+# Why no two of them go together.
+WEIGHTS = {
+    "wn": "the norm of its kernels means nothing, only their direction does",
+    "ws": "scaling its kernels changes nothing",
+    "enorm": "it rescales kernels",
+    "path-sgd": "its steps are the same however kernels are rescaled",
+}
+
+
+@functools.cache
+def make_method(name: str, groups: int = GROUPS) -> Method:
+    """Makes a method from its name.
+
+    Args:
+      name: ``"baseline"``, or parts joined by ``+``, such as ``"enorm+gn"``.
+      groups: into how many groups group normalization divides a layer's units.
+
+    Returns:
+      A `Method`; the same object for the same arguments.
+
+    Raises:
+      InputError: if there is no such part, or parts do not go together.
+
+    Example:
+      >>> from enorm_jax.methods import make_method
+      >>> make_method("ws+gn").label
+      'WS + GN'
+    """
+    if name == "baseline":
+        return Method("Baseline")
+    parts = name.split("+")
+    for part in parts:
+        if part not in LABELS:
+            raise InputError(
+                f"unknown method {part!r}: choose baseline, or join of {', '.join(LABELS)} with +"
+            )
+    weights, norms = ([p for p in parts if p in kind] for kind in (WEIGHTS, NORMS))
+    if parts != weights + norms:
+        raise InputError(f"method {name!r}: write {'+'.join(weights + norms)}")
+    _check(name, weights, norms)
+    weight, norm = (kind[0] if kind else "" for kind in (weights, norms))
+    dense = {"wn": WeightNormDense, "ws": WeightStandardizedDense}.get(weight, nn.Dense)
+    return Method(
+        label=" + ".join(LABELS[part] for part in parts),
+        norm=_norm(norm, groups) if norm else None,
+        equalize=ENorm() if weight == "enorm" else None,
+        dense=dense,
+        # Nothing normalizes what leaves the network, so weight standardization keeps off.
+        output=WeightNormDense if weight == "wn" else nn.Dense,
+        optimizer=path_sgd if weight == "path-sgd" else sgd,
+        whole_batch=norm in ("bn", "bcn"),
+        grouped=norm in ("gn", "bcn", "bcn-micro"),
+    )
+
+
+def _check(name: str, weights: list[str], norms: list[str]) -> None:
+    if len(norms) > 1:
+        raise InputError(
+            f"method {name!r}: {norms[0]} and {norms[1]} take the same place: drop one"
+        )
+    if len(weights) > 1:
+        a, b = weights[:2]
+        raise InputError(
+            f"method {name!r}: {a} ({WEIGHTS[a]}) does not go with {b} ({WEIGHTS[b]}): drop one"
+        )
+    if weights == ["ws"] and not norms:
+        raise InputError(
+            f"method {name!r}: standardized kernels make activations grow from layer to layer "
+            "unless a normalization follows: write ws+gn, ws+bcn, ws+bn or ws+ln"
+        )
+    if weights == ["path-sgd"] and norms:
+        raise InputError(
+            f"method {name!r}: behind a normalization layer the products along paths do not say "
+            "how far an output moves: write path-sgd alone"
+        )
+
+
+def _norm(part: str, groups: int) -> Norm:
+    grouped: dict[str, Callable[[], Norm]] = {
+        "bn": lambda: BatchNorm,
+        "ln": lambda: layer_norm,
+        "gn": lambda: group_norm(groups),
+        "bcn": lambda: batch_channel_norm(groups),
+        "bcn-micro": lambda: batch_channel_norm(groups, micro_batch=True),
+    }
+    return grouped[part]()
+
+
+STUDY = ("baseline", "bn", "enorm", "enorm+bn")
+ORIGINAL = ("baseline", "bn", "gn", "path-sgd", "wn+bn", "enorm", "enorm+bn")
+# Of the study, of the original figure, then what the other papers add, then combinations.
 METHODS: dict[str, Method] = {
-    "baseline": Method("Baseline"),
-    "bn": Method("BN", norm=BatchNorm),
-    "enorm": Method("ENorm", equalize=ENorm()),
-    "enorm+bn": Method("ENorm + BN", norm=BatchNorm, equalize=ENorm()),
+    name: make_method(name)
+    for name in dict.fromkeys(
+        (
+            *STUDY,
+            *ORIGINAL,
+            *("ln", "wn", "ws+gn", "bcn", "ws+bcn"),
+            *("enorm+gn", "enorm+ln", "enorm+bcn"),
+        )
+    )
 }

@@ -9,6 +9,7 @@ import jax
 from enorm_jax.layers import PRECISIONS, Precision, dot_general_bfloat16
 
 Norm = Callable[..., nn.Module]
+Dense = Callable[..., nn.Module]
 Initializer = Literal["he_uniform", "he_normal"]
 INITIALIZERS = {
     "he_uniform": nn.initializers.he_uniform(),
@@ -30,6 +31,8 @@ class FullyConnected(nn.Module):
       classes: outputs.
       use_bias: whether layers have a bias.
       norm: value ``norm(train=..., name=...)`` that makes a normalization layer, or None.
+      dense: kind of the hidden layers, called as `nn.Dense` is.
+      output: kind of the last layer, likewise.
       precision: of the matrix products' operands, ``"float32"`` or ``"bfloat16"``; parameters,
         sums and everything else stay float32.
       kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
@@ -54,6 +57,8 @@ class FullyConnected(nn.Module):
     classes: int = 10
     use_bias: bool = False
     norm: Norm | None = None
+    dense: Dense = nn.Dense
+    output: Dense = nn.Dense
     precision: Precision = "float32"
     kernel_init: Initializer = "he_uniform"
 
@@ -78,14 +83,14 @@ class FullyConnected(nn.Module):
         x = x.reshape(x.shape[0], -1)
         digits = max(2, len(str(self.depth + 1)))
         for k in range(self.depth + 1):
-            x = self._dense(self.width, f"layer_{k:0{digits}d}")(x)
+            x = self._layer(self.dense, self.width, f"layer_{k:0{digits}d}")(x)
             if self.norm is not None:
                 x = self.norm(train=train, name=f"norm_{k:0{digits}d}")(x)
             x = nn.relu(x)
-        return self._dense(self.classes, f"layer_{self.depth + 1:0{digits}d}")(x)
+        return self._layer(self.output, self.classes, f"layer_{self.depth + 1:0{digits}d}")(x)
 
-    def _dense(self, units: int, name: str) -> nn.Dense:
-        return nn.Dense(
+    def _layer(self, dense: Dense, units: int, name: str) -> nn.Module:
+        return dense(
             units,
             use_bias=self.use_bias,
             kernel_init=INITIALIZERS[self.kernel_init],

@@ -1,10 +1,13 @@
-"""The study's optimizer: SGD without momentum, weight decay, linear decay per epoch."""
+"""The study's optimizer, SGD without momentum, and Path-SGD: weight decay, decay per epoch."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from enorm_jax.path_sgd import scale_by_path
 
 
 def linear_decay(
@@ -37,6 +40,11 @@ def linear_decay(
 
     return rate
 
+
+# From learning rate and weight decay.
+Optimizer = Callable[
+    [jax.typing.ArrayLike | optax.Schedule, jax.typing.ArrayLike], optax.GradientTransformation
+]
 
 Schedule = Literal["linear", "constant", "notebook"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -103,4 +111,41 @@ def sgd(
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+def path_sgd(
+    learning_rate: jax.typing.ArrayLike | optax.Schedule, weight_decay: jax.typing.ArrayLike
+) -> optax.GradientTransformation:
+    r"""SGD whose gradient is divided by the paths through each weight, on a chain of dense layers.
+
+    .. math:: \theta \leftarrow \theta - \eta_t (g \, \bar\kappa / \kappa + \lambda \theta)
+
+    Weight decay is not divided, so that the whole step commutes with rescaling.
+
+    Args:
+      learning_rate: rate or schedule.
+      weight_decay: λ, on all parameters.
+
+    Returns:
+      An optax transformation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from enorm_jax.optimizer import path_sgd
+      >>> params = {"layer_00": {"kernel": jnp.array([[2.0]])},
+      ...           "layer_01": {"kernel": jnp.array([[2.0]])}}
+      >>> optimizer = path_sgd(0.5, weight_decay=0.0)
+      >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+      >>> [float(layer["kernel"][0, 0]) for layer in updates.values()]
+      [-1.0, -1.0]
+
+    Reference:
+      Neyshabur et al., `Path-SGD <https://arxiv.org/abs/1506.02617>`_, NIPS 2015.
+    """
+    return optax.chain(
+        scale_by_path(),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
     )

@@ -15,24 +15,39 @@ from matplotlib.figure import Figure
 
 from enorm_jax import published
 from enorm_jax.cell import LATER
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import METHODS, make_method
 from enorm_jax.results import interval
 
-# One colour and marker per method in all figures: Okabe and Ito's palette, which colour-blind
-# readers can tell apart.
+# One marker and one pair of colour and line per method in all figures; the colours of the first
+# are Okabe and Ito's, which colour-blind readers can tell apart.
 STYLES: dict[str, dict[str, Any]] = {
     "baseline": {"color": "#000000", "marker": "o", "linestyle": "-"},
     "bn": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     "enorm": {"color": "#D55E00", "marker": "^", "linestyle": "-."},
     "enorm+bn": {"color": "#009E73", "marker": "D", "linestyle": ":"},
+    "gn": {"color": "#CC79A7", "marker": "v", "linestyle": "-"},
+    "ln": {"color": "#CC79A7", "marker": "<", "linestyle": "--"},
+    "wn": {"color": "#56B4E9", "marker": "p", "linestyle": "-"},
+    "wn+bn": {"color": "#56B4E9", "marker": "P", "linestyle": "--"},
+    "path-sgd": {"color": "#7F7F7F", "marker": "X", "linestyle": "-."},
+    "ws+gn": {"color": "#E69F00", "marker": ">", "linestyle": "-"},
+    "bcn": {"color": "#8C564B", "marker": "h", "linestyle": "--"},
+    "ws+bcn": {"color": "#8C564B", "marker": "*", "linestyle": "-."},
+    "enorm+gn": {"color": "#D55E00", "marker": "8", "linestyle": "--"},
+    "enorm+ln": {"color": "#D55E00", "marker": "d", "linestyle": ":"},
+    "enorm+bcn": {"color": "#009E73", "marker": "H", "linestyle": "-"},
 }
+# Of combinations that no figure is about.
+OTHER: dict[str, Any] = {"color": "#BBBBBB", "marker": ".", "linestyle": "-"}
 SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision", *LATER)
 
 Result = dict[str, Any]
 
 
-def accuracy_over_depth(results: Sequence[Result], stem: Path) -> list[Path]:
-    """Draws test accuracy over depth, with 95 % intervals, beside the study's published points.
+def accuracy_over_depth(
+    results: Sequence[Result], stem: Path, sources: Sequence[str] = ("study",)
+) -> list[Path]:
+    """Draws test accuracy over depth, with 95 % intervals, beside the published points.
 
     One panel without and one with bias, if there are both. Results of the same setting and
     different seeds are pooled; results at other settings become a series of their own, named by
@@ -41,6 +56,7 @@ def accuracy_over_depth(results: Sequence[Result], stem: Path) -> list[Path]:
     Args:
       results: cells of one data set, from `read_results`.
       stem: path of the drawings without suffix.
+      sources: whose published points to draw, of ``"study"`` and ``"original"``.
 
     Returns:
       Paths of the SVG and the PNG.
@@ -64,19 +80,20 @@ def accuracy_over_depth(results: Sequence[Result], stem: Path) -> list[Path]:
         layout="constrained",
     )
     for axis, bias in zip(axes[0], panels, strict=True):
-        _panel(axis, [result for result in results if result["bias"] == bias], bias)
-    axes[0][0].set_ylim(*_limits(results))
+        _panel(axis, [result for result in results if result["bias"] == bias], bias, sources)
+    axes[0][0].set_ylim(*_limits(results, sources))
     axes[0][0].set_ylabel(f"test accuracy on {datasets.pop()} (%)")
     return save(figure, stem)
 
 
-def _limits(results: Sequence[Result]) -> tuple[float, float]:
+def _limits(results: Sequence[Result], sources: Sequence[str]) -> tuple[float, float]:
     """Bounds around all runs and published points; an interval of two runs may leave them."""
     values = [value for result in results for value in result["test_accuracy"] if value is not None]
     if results[0]["dataset"] == "cifar10":
         for method, bias in {(result["method"], result["bias"]) for result in results}:
-            known = published.accuracies("study", method, bias).values()
-            values.extend(value for value in known if not math.isnan(value))
+            for source in sources:
+                known = published.accuracies(source, method, bias).values()
+                values.extend(value for value in known if not math.isnan(value))
     if not values:
         return 0.0, 100.0
     margin = 0.2 + 0.08 * (max(values) - min(values))
@@ -101,14 +118,16 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return [svg, png]
 
 
-def _panel(axis: Axes, results: list[Result], bias: bool) -> None:
+def _panel(axis: Axes, results: list[Result], bias: bool, sources: Sequence[str]) -> None:
     depths = {result["depth"] for result in results}
-    for method in METHODS:
+    present = {result["method"] for result in results}
+    ordered = [*(m for m in METHODS if m in present), *sorted(present - set(METHODS))]
+    for place, method in enumerate(ordered):
         own = [result for result in results if result["method"] == method]
         for number, (suffix, series) in enumerate(_series(own)):
-            _draw_series(axis, method, suffix, series, number)
-        if own and own[0]["dataset"] == "cifar10":
-            depths |= _draw_published(axis, method, bias)
+            _draw_series(axis, method, suffix, series, number, place)
+        for source in sources if own[0]["dataset"] == "cifar10" else ():
+            depths |= _draw_published(axis, source, method, bias, place)
     axis.set_xticks(sorted(depths))
     axis.set_xlim(min(depths) - 1, max(depths) + 1)
     axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
@@ -124,10 +143,16 @@ def _width(results: Sequence[Result]) -> int | None:
 
 def _series(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """Splits a method's results by every setting of which there are several."""
+    several = len({(r["depth"], r["learning_rate"]) for r in results}) > len(
+        {r["depth"] for r in results}
+    )
 
     def rate(result: Result) -> str:
+        own = f"{result['learning_rate']:g}"
+        if not published.has_rates(result["method"]):
+            return own if several else "searched"
         usual = published.learning_rate(result["method"], result["depth"])
-        return "published" if result["learning_rate"] == usual else f"{result['learning_rate']:g}"
+        return "published" if result["learning_rate"] == usual else own
 
     results = [LATER | result for result in results]
     keyed = [{key: result[key] for key in SETTINGS} | {"rate": rate(result)} for result in results]
@@ -165,7 +190,7 @@ def pooled(results: Sequence[Result]) -> tuple[dict[int, list[float]], dict[int,
 
 
 def _draw_series(
-    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int
+    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int, place: int
 ) -> None:
     accuracies, diverged = pooled(results)
     counts = {len(values) for values in accuracies.values()}
@@ -174,7 +199,7 @@ def _draw_series(
         if counts
         else "all diverged"
     )
-    label = ", ".join(part for part in (METHODS[method].label, suffix, runs) if part)
+    label = ", ".join(part for part in (make_method(method).label, suffix, runs) if part)
     depths = sorted(accuracies)
     summary = [interval(accuracies[depth]) for depth in depths]
     axis.errorbar(
@@ -185,45 +210,47 @@ def _draw_series(
         markersize=6,
         label=label,
         alpha=0.6**number,  # a method's further settings are fainter
-        **STYLES[method],
+        **STYLES.get(method, OTHER),
     )
     for depth, lost in diverged.items():
-        _note_divergence(axis, method, depth, f"{label.rsplit(', ', 1)[0]}: {lost} diverged")
+        text = f"{label.rsplit(', ', 1)[0]}: {lost} diverged"
+        _note_divergence(axis, method, depth, text, 9 * place)
 
 
-def _draw_published(axis: Axes, method: str, bias: bool) -> set[int]:
-    points = published.accuracies("study", method, bias)
+def _draw_published(axis: Axes, source: str, method: str, bias: bool, place: int) -> set[int]:
+    points = published.accuracies(source, method, bias)
     if not points:
         return set()
+    style, name = STYLES[method], make_method(method).label
+    who = "published" if source == "study" else "original paper"
     axis.plot(
         list(points),
         list(points.values()),
-        color=STYLES[method]["color"],
-        marker=STYLES[method]["marker"],
+        color=style["color"],
+        marker=style["marker"],
         markerfacecolor="none",
-        markersize=8,
+        markersize=8 if source == "study" else 5,
         linestyle="none",
         zorder=3,
-        label=f"{METHODS[method].label}, published, n = {published.runs('study', method, bias)}",
+        label=f"{name}, {who}, n = {published.runs(source, method, bias)}",
     )
     for depth, accuracy in points.items():
         if math.isnan(accuracy):
-            _note_divergence(axis, method, depth, f"{METHODS[method].label}, published: NaN", 9)
+            _note_divergence(axis, method, depth, f"{name}, {who}: NaN", 9 * place + 9)
     return set(points)
 
 
-def _note_divergence(axis: Axes, method: str, depth: int, text: str, offset: float = 0) -> None:
+def _note_divergence(axis: Axes, method: str, depth: int, text: str, offset: float) -> None:
     """Writes upright at the foot of a depth, each method in a place of its own."""
-    place = list(METHODS).index(method) - (len(METHODS) - 1) / 2
     axis.annotate(
         text,
         (depth, 0.02),
         xycoords=("data", "axes fraction"),
-        xytext=(9 * place + offset, 0),
+        xytext=(offset - 13, 0),
         textcoords="offset points",
         rotation=90,
         fontsize=7,
         ha="center",
         va="bottom",
-        color=STYLES[method]["color"],
+        color=STYLES.get(method, OTHER)["color"],
     )

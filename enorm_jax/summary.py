@@ -10,7 +10,7 @@ from rich.table import Table
 
 from enorm_jax import published
 from enorm_jax.cell import LATER, Cell, same_setting
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import make_method
 from enorm_jax.plotting import pooled
 from enorm_jax.results import interval, read_results
 
@@ -72,7 +72,7 @@ def summary(wanted: Sequence[Cell], out: Path) -> Table:
         again = sum(len(entry) for result in same for entry in result["restarted"])
         known = published_accuracy(cell)
         table.add_row(
-            METHODS[cell.method].label,
+            make_method(cell.method).label,
             str(cell.depth),
             f"{cell.learning_rate:g}",
             format_interval(own) if own else "–",
@@ -93,18 +93,20 @@ def published_accuracy(cell: Cell) -> float | None:
     Returns:
       Percent, nan if it diverged there, None if the study has no such point.
     """
+    known = published.accuracies("study", cell.method, cell.bias).get(cell.depth)
+    if known is None:
+        return None
     study = dataclasses.replace(
         cell,
         dataset="cifar10",
         width=500,
         epochs=60,
         learning_rate=published.learning_rate(cell.method, cell.depth),
-        c=1.2 if METHODS[cell.method].equalize else None,
+        c=1.2 if make_method(cell.method).equalize else None,
         batch_size=256,
         weight_decay=1e-3,
         **LATER,
     )
-    known = published.accuracies("study", cell.method, cell.bias).get(cell.depth)
-    if known is not None and math.isnan(known):  # after one epoch
+    if math.isnan(known):  # after one epoch
         study = dataclasses.replace(study, epochs=cell.epochs)
     return known if cell == study else None

@@ -15,8 +15,7 @@ from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset, with_inputs
 from enorm_jax.fit import Epoch, compile_program, first_divergence, fit
-from enorm_jax.methods import METHODS, ENorm
-from enorm_jax.models import FullyConnected
+from enorm_jax.methods import ENorm, make_method
 from enorm_jax.results import provenance, rounded, write_json
 from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 
@@ -39,15 +38,14 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
     Returns:
       A `Recipe`; cells that differ only in learning rate, c, weight decay and seeds share it.
     """
-    method = METHODS[cell.method]
-    equalize = method.equalize and ENorm(cell.order, cell.balance_last)
+    its = make_method(cell.method, cell.groups)
+    equalize = its.equalize and ENorm(cell.order, cell.balance_last)
     return Recipe(
-        model=FullyConnected(
-            depth=cell.depth,
+        model=its.network(
+            cell.depth,
             width=cell.width,
             classes=dataset.classes,
             use_bias=cell.bias,
-            norm=method.norm,
             precision=cell.precision,
             kernel_init=cell.init,
         ),
@@ -58,6 +56,7 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
         train_size=cell.train_images or len(dataset.train_labels),
         bias=cell.bias_handling,
         schedule=cell.schedule,
+        optimizer=its.optimizer,
         softmax=cell.softmax,
     )
 

@@ -17,7 +17,7 @@ from flax import struct
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
 from enorm_jax.inputs import Standardize
 from enorm_jax.methods import Equalize
-from enorm_jax.optimizer import Schedule, schedule, sgd
+from enorm_jax.optimizer import Optimizer, Schedule, schedule, sgd
 from enorm_jax.scaling import Bias, Scales, rescale
 from enorm_jax.state_rescaling import StateBias
 
@@ -40,6 +40,7 @@ class Recipe:
         their units, ``"keep"`` leaves them, ``"gauge"`` scales them and lets them train as in
         the network that was never rescaled.
       schedule: of the learning rate, as `enorm_jax.optimizer.schedule` names it.
+      optimizer: function from learning rate and weight decay to an optax transformation.
       softmax: whether the loss, which takes a softmax, is given probabilities instead of logits.
     """
 
@@ -51,6 +52,7 @@ class Recipe:
     train_size: int
     bias: StateBias = "scale"
     schedule: Schedule = "linear"
+    optimizer: Optimizer = sgd
     softmax: bool = False
 
     @property
@@ -310,4 +312,4 @@ def _gauged(recipe: Recipe) -> bool:
 
 def _optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:
     rate = schedule(recipe.schedule, hyper.learning_rate, recipe.epochs, recipe.steps_per_epoch)
-    return sgd(rate, hyper.weight_decay)
+    return recipe.optimizer(rate, hyper.weight_decay)

@@ -28,10 +28,10 @@ import jax
 from rich.console import Console
 
 from comparisons import ratios, table
-from enorm_jax import FullyConnected, cli, data, published
+from enorm_jax import cli, data
 from enorm_jax.fit import Program, compile_program, fit
 from enorm_jax.layers import PRECISIONS, Precision
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import STUDY, make_method
 from enorm_jax.results import provenance, write_json
 from enorm_jax.timing import epoch_flops, matmul_rate, parameter_count
 from enorm_jax.training import Recipe, hyperparameters
@@ -49,7 +49,9 @@ def parser() -> cli.Parser:
         "--closely", type=cli.positive_int, default=9, metavar="P",
         help="depth at which seeds, workers and PyTorch are timed too",
     )  # fmt: skip
-    p.add_argument("--methods", choices=[*METHODS], nargs="+", default=[*METHODS])
+    p.add_argument(
+        "--methods", type=cli.methods, default=STUDY, help="comma-separated names, study or all"
+    )
     p.add_argument("--rounds", type=cli.positive_int, default=5)
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
@@ -78,11 +80,11 @@ def program(
     method: str, depth: int, precision: Precision, seeds: int, dataset: data.Dataset
 ) -> Program:
     """Compiles a method at the published settings."""
+    its = make_method(method)
     recipe = Recipe(
-        model=FullyConnected(
-            depth=depth, classes=dataset.classes, norm=METHODS[method].norm, precision=precision
-        ),
-        equalize=METHODS[method].equalize,
+        model=its.network(depth, classes=dataset.classes, precision=precision),
+        equalize=its.equalize,
+        optimizer=its.optimizer,
         standardization=dataset.standardization,
         batch_size=256,
         epochs=60,
@@ -93,8 +95,8 @@ def program(
 
 def epochs_of(compiled: Program, method: str, depth: int, seeds: int) -> Epochs:
     """Epochs of a compiled method."""
-    rate = published.learning_rate(method, depth)
-    hyper = hyperparameters(seeds, learning_rate=rate, c=1.2, weight_decay=1e-3)
+    # One that every method trains with; the published rates are not for all of them.
+    hyper = hyperparameters(seeds, learning_rate=0.01, c=1.2, weight_decay=1e-3)
     start = time.perf_counter()
     for epoch in fit(compiled, range(seeds), hyper, epochs=60):
         yield epoch.seconds, time.perf_counter() - start - epoch.seconds

@@ -19,7 +19,7 @@ from rich.table import Table
 from enorm_jax import cli
 from enorm_jax.cell import LATER
 from enorm_jax.errors import InputError
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import STUDY, make_method
 from enorm_jax.results import interval, read_results, write_json
 from enorm_jax.summary import format_interval
 
@@ -76,10 +76,12 @@ def main() -> None:
         rows.append(
             {"method": method, "depth": depth, "differences": values, "mean": mean, "half": half}
         )
-        table.add_row(METHODS[method].label, str(depth), format_interval(values), str(len(values)))
+        table.add_row(
+            make_method(method).label, str(depth), format_interval(values), str(len(values))
+        )
     every = [value for values in found.values() for value in values]
     mean, half = interval(every)
-    complete = all(len(found.get((m, p), [])) >= PAIRS for m in METHODS for p in DEPTHS)
+    complete = all(len(found.get((m, p), [])) >= PAIRS for m in STUDY for p in DEPTHS)
     equivalent = complete and half is not None and abs(mean) + half < MARGIN
     verdict = "equivalent" if equivalent else "different" if complete else "undecided: runs missing"
     write_json(

@@ -4,15 +4,17 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from enorm_jax import cli, published
+from enorm_jax import cli
 from enorm_jax.cell import Cell
 from enorm_jax.inputs import INPUTS
 from enorm_jax.layers import PRECISIONS
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import GROUPS, METHODS, make_method
 from enorm_jax.models import INITIALIZERS
 from enorm_jax.optimizer import SCHEDULES
+from enorm_jax.rates import learning_rate, read_rates
 
 HERE = Path(__file__).parent
+RATES = HERE / "learning_rates.json"
 
 
 def parser(description: str | None) -> cli.Parser:
@@ -20,10 +22,11 @@ def parser(description: str | None) -> cli.Parser:
     p = cli.Parser(description=description, formatter_class=cli.HelpFormatter)
     p.add_argument(
         "--method",
-        type=cli.choices(list(METHODS)),
+        type=cli.methods,
         nargs="+",
         required=True,
-        help=f"one or several of {', '.join(METHODS)}, or all",
+        help=f"one or several of {', '.join(METHODS)}; study for the four of the study, or all; "
+        "other combinations of their parts work where they make sense",
     )
     p.add_argument(
         "--depths",
@@ -47,7 +50,14 @@ def parser(description: str | None) -> cli.Parser:
     p.add_argument(
         "--lr",
         type=cli.floats,
-        help="initial learning rate, one or several; default: the published one",
+        help="initial learning rate, one or several; default: the published one, or where the "
+        "study has none, that of the nearest depth in experiments/learning_rates.json",
+    )
+    p.add_argument(
+        "--rates",
+        type=Path,
+        metavar="FILE",
+        help="take the rates of all methods from this file of lr_search.py",
     )
     p.add_argument(
         "--c",
@@ -64,6 +74,12 @@ def parser(description: str | None) -> cli.Parser:
         choices=[*PRECISIONS, "auto"],
         default="float32",
         help="of the matrix products' operands; auto takes what this device is faster at",
+    )
+    p.add_argument(
+        "--groups",
+        type=cli.positive_int,
+        default=GROUPS,
+        help="of a layer's units, in gn and bcn; divides the width",
     )
     p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
     variants(p)
@@ -149,6 +165,10 @@ def cells(args: Any) -> list[Cell]:
         "order": args.order,
         "balance_last": not args.leave_last,
     }
+    bias, tuned = args.bias is not None, args.rates is not None
+    if tuned and not args.rates.exists():
+        raise cli.InputError(f"no file {args.rates}: make it with experiments/lr_search.py")
+    found = read_rates(args.rates or RATES)
     return [
         Cell(
             experiment="fc",
@@ -156,10 +176,10 @@ def cells(args: Any) -> list[Cell]:
             method=method,
             depth=depth,
             width=args.width,
-            bias=args.bias is not None,
+            bias=bias,
             epochs=args.epochs,
             learning_rate=rate,
-            c=args.c if METHODS[method].equalize else None,
+            c=args.c if its.equalize else None,
             batch_size=args.batch_size,
             weight_decay=args.weight_decay,
             precision=args.precision,
@@ -170,9 +190,11 @@ def cells(args: Any) -> list[Cell]:
             schedule=args.schedule,
             train_images=args.train_images,
             softmax=args.softmax,
-            **(of_enorm if METHODS[method].equalize else {}),
+            groups=args.groups if its.grouped else GROUPS,
+            **(of_enorm if its.equalize else {}),
         )
         for depth in args.depths
         for method in dict.fromkeys(itertools.chain(*args.method))
-        for rate in args.lr or (published.learning_rate(method, depth),)
+        for its in [make_method(method)]
+        for rate in args.lr or (learning_rate(method, depth, bias, found, tuned=tuned),)
     ]

@@ -21,7 +21,7 @@ from enorm_jax import cli, data
 from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.display import Display, title
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import make_method
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 from enorm_jax.summary import summary
@@ -52,11 +52,17 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
             f"--batch-size {args.batch_size} is more than the {size} training images of "
             f"{dataset.name}: choose a smaller one"
         )
-    normalized = any(METHODS[cell.method].norm for cell in wanted)
-    if 1 in (args.batch_size, size % args.batch_size) and normalized:
+    used = [make_method(cell.method) for cell in wanted]
+    whole_batch = any(method.whole_batch for method in used)
+    if 1 in (args.batch_size, size % args.batch_size) and whole_batch:
         raise cli.InputError(
             f"--batch-size {args.batch_size} makes a batch of one image, which batch "
             "normalization cannot train on: choose another"
+        )
+    if args.width % args.groups and any(method.grouped for method in used):
+        raise cli.InputError(
+            f"--groups {args.groups} does not divide the {args.width} units of a layer: choose "
+            f"{', '.join(map(str, near_divisors(args.width, args.groups)))}"
         )
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -65,6 +71,12 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
         raise cli.InputError(
             f"cannot write to --out {args.out} ({error.strerror}): choose another folder"
         ) from None
+
+
+def near_divisors(units: int, groups: int) -> list[int]:
+    """The divisors of a number of units next to a number of groups, below and above."""
+    divisors = [n for n in range(1, units + 1) if units % n == 0]
+    return [*[n for n in divisors if n < groups][-1:], *[n for n in divisors if n > groups][:1]]
 
 
 def needs(cell: Cell, dataset: data.Dataset, runs: int) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from enorm_jax import FullyConnected, cli, data, published, rescale
 from enorm_jax.checkpoint import load_variables
 from enorm_jax.equalize import equalizing_scales
 from enorm_jax.errors import InputError
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import STUDY, make_method
 from enorm_jax.quantization import fold_batch_norm, quantize_weights
 from enorm_jax.results import provenance, write_json
 from enorm_jax.training import (
@@ -70,8 +70,9 @@ def saved(paths: list[Path]) -> Iterator[Network]:
 def trained(dataset: data.Dataset, depth: int = 3, width: int = 64) -> Iterator[Network]:
     """Small networks of every method, trained on the spot."""
     images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
-    for name, method in METHODS.items():
-        model = FullyConnected(depth, width, dataset.classes, norm=method.norm)
+    for name in STUDY:
+        method = make_method(name)
+        model = method.network(depth, width=width, classes=dataset.classes)
         recipe = recipe_for(dataset, model, equalize=method.equalize)
         rate = published.learning_rate(name, depth)
         hyper = hyperparameters(1, learning_rate=rate, c=1.2, weight_decay=1e-3)
@@ -141,7 +142,9 @@ def main() -> None:
     for network in saved(args.params) if args.params else trained(dataset):
         result = measured(network, dataset)
         networks.append(result)
-        label = f"{METHODS[result['method']].label}, p = {result['depth']}, seed {result['seed']}"
+        label = (
+            f"{make_method(result['method']).label}, p = {result['depth']}, seed {result['seed']}"
+        )
         for row, exact in (("per_tensor", "float"), ("per_tensor_equalized", "float_equalized"),
                            ("per_channel", "float")):  # fmt: skip
             values = [result[exact], *result[row]]

@@ -27,7 +27,12 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder for the drawings; default: that of the cells"
     )
+    parser.add_argument(
+        "--published", choices=["study", "original", "both"], default="study",
+        help="whose points to draw beside",
+    )  # fmt: skip
     args = parser.parse_args()
+    sources = ("study", "original") if args.published == "both" else (args.published,)
     out = args.out or (args.results if args.results != STUDY else HERE)
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
     if not cells:
@@ -35,7 +40,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for dataset in sorted({cell["dataset"] for cell in cells}):
         own = [cell for cell in cells if cell["dataset"] == dataset]
-        for path in accuracy_over_depth(own, out / f"fc_depth_{dataset}"):
+        for path in accuracy_over_depth(own, out / f"fc_depth_{dataset}", sources):
             print(path)
 
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from enorm_jax import cli
 from enorm_jax.errors import InputError
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import make_method
 from enorm_jax.plotting import STYLES, save
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def panel(axis: Axes, networks: list[dict[str, Any]], bits: list[int]) -> None:
                 axis.plot(
                     bits, values, color=look["color"], marker="_", linestyle="none", alpha=0.4
                 )
-    axis.set_title(f"{METHODS[method].label}, p = {depth}, n = {len(networks)}")
+    axis.set_title(f"{make_method(method).label}, p = {depth}, n = {len(networks)}")
     axis.set_xticks(bits)
     axis.invert_xaxis()
     axis.set_xlabel("bits of a weight")

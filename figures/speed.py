@@ -71,7 +71,10 @@ def roofline(axes: Axes, found: dict[str, Any]) -> None:
             f"one large product, {precision}", (0.02, peak), xytext=(0, 3), fontsize=8,
             xycoords=("axes fraction", "data"), textcoords="offset points",
         )  # fmt: skip
+    drawn = {name.partition(" ")[0] for depth in found["depths"] for name in depth["contenders"]}
     for method, style in STYLES.items():
+        if method not in drawn:
+            continue
         axes.plot(
             [], [], marker=style["marker"], color=style["color"], linestyle="none",
             label=METHODS[method].label,

@@ -14,7 +14,8 @@ from enorm_jax.errors import InputError
         (cli.depths, "9,1,9", (1, 9)),
         (cli.seeds, "3", (0, 1, 2)),
         (cli.seeds, "1000-1002", (1000, 1001, 1002)),
-        (cli.choices(["bn", "enorm"]), "enorm,bn", ("enorm", "bn")),
+        (cli.methods, "enorm,bn", ("enorm", "bn")),
+        (cli.methods, "study", ("baseline", "bn", "enorm", "enorm+bn")),
     ],
 )
 def test_lists_are_read(parse, text, want):
@@ -27,7 +28,8 @@ def test_lists_are_read(parse, text, want):
         (cli.depths, "19-1"), (cli.depths, "a"), (cli.depths, "1-9:0"), (cli.depths, "-3"),
         (cli.seeds, "0"), (cli.seeds, "1..3"), (cli.seeds, "1-2,9999999999"),
         (cli.seeds, "3000000000"),
-        (cli.choices(["bn"]), "ln"),
+        (cli.methods, "batchnorm"), (cli.methods, "bn+gn"), (cli.methods, "ws"),
+        (cli.methods, "enorm+wn"), (cli.methods, "bn+wn"), (cli.methods, "path-sgd+bn"),
         (cli.positive_int, "0"), (cli.positive_int, "1.5"), (cli.positive_float, "nan"),
         (cli.positive_float, "inf"), (cli.non_negative_float, "-1"), (cli.count, "-1"),
         (cli.floats, "0.1,"),

@@ -20,8 +20,9 @@ def result(method="enorm", depth=1, accuracy=(54.0,), seeds=None, **settings):
 
 def test_every_method_has_its_own_look():
     assert set(STYLES) == set(METHODS)
-    for key in ("color", "marker", "linestyle"):
-        assert len({style[key] for style in STYLES.values()}) == len(STYLES)
+    for keys in (("marker",), ("color", "linestyle")):
+        looks = {tuple(style[key] for key in keys) for style in STYLES.values()}
+        assert len(looks) == len(STYLES)
 
 
 def test_seeds_are_pooled_once_and_diverged_runs_counted():

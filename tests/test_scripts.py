@@ -28,7 +28,7 @@ def results(folder):
 
 
 def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(tmp_path):
-    arguments = ["--method", "all", "--depths", "2", "--seeds", "2", "--out", tmp_path, *SMALL]
+    arguments = ["--method", "study", "--depths", "2", "--seeds", "2", "--out", tmp_path, *SMALL]
     listed = run(*arguments, "--dry-run")
     assert listed.stdout.count("to do") == 4
     assert list(tmp_path.iterdir()) == []
@@ -65,7 +65,7 @@ def test_the_benchmark_times_every_contender_and_is_drawn(tmp_path):
     out = tmp_path / "benchmark.json"
     script = ROOT / "experiments" / "benchmark.py"
     arguments = ["--dataset", "digits", "--depths", "1", "--closely", "9", "--rounds", "1"]
-    arguments += ["--methods", "baseline", "enorm"]
+    arguments += ["--methods", "baseline,enorm"]
     done = subprocess.run(
         [sys.executable, script, *arguments, "--out", out], capture_output=True, text=True
     )

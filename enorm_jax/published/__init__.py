@@ -63,6 +63,23 @@ def accuracies(source: str, method: str, bias: bool = False) -> dict[int, float]
     }
 
 
+def has_rates(method: str) -> bool:
+    """Whether the study has learning rates for a method.
+
+    Args:
+      method: name of the method.
+
+    Returns:
+      True for the study's four.
+
+    Example:
+      >>> from enorm_jax import published
+      >>> published.has_rates("bn"), published.has_rates("gn")
+      (True, False)
+    """
+    return any(row["method"] == method for row in _rows("learning_rates.csv"))
+
+
 def learning_rate(method: str, depth: int) -> float:
     """The study's initial learning rate; at depths between the published ones, the next lower's.
 

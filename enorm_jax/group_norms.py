@@ -1,0 +1,220 @@
+"""Normalizations within each sample, and the batch-channel normalization built on them.
+
+Layer and group normalization are Flax's own, as values that a model takes:
+``norm(train=..., name=...)``.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from enorm_jax.norms import BatchNorm
+
+EPSILON = 1e-5
+
+
+@functools.cache  # equal arguments give one value, so that programs compiled for it are shared
+def group_norm(groups: int) -> Callable[..., nn.Module]:
+    r"""Group normalization, Flax's own, as a value that a model takes.
+
+    .. math::
+        y_j = \gamma_j (x_j - \mu_g) / \sqrt{\sigma_g^2 + \epsilon} + \beta_j
+
+    Mean and variance are those of one sample over all units (and positions) of the group g that
+    holds unit j.
+
+    Args:
+      groups: number of groups; divides the number of units.
+
+    Returns:
+      Function ``norm(train=..., name=...)`` that makes a `flax.linen.GroupNorm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax import FullyConnected, group_norm
+      >>> model = FullyConnected(depth=1, width=6, norm=group_norm(2))
+      >>> params = model.init(jax.random.key(0), jnp.ones((1, 8)), train=False)["params"]
+      >>> params["norm_00"]["scale"].shape
+      (6,)
+
+    Reference:
+      Wu and He, `Group Normalization <https://arxiv.org/abs/1803.08494>`_, ECCV 2018.
+    """
+
+    def norm(*, train: bool, name: str | None = None) -> nn.Module:
+        del train  # a sample is normalized alike in training and after
+        return _channel(groups, name)
+
+    return norm
+
+
+def layer_norm(*, train: bool, name: str | None = None) -> nn.Module:
+    r"""Layer normalization as a value that a model takes: group normalization with one group.
+
+    .. math::
+        y_j = \gamma_j (x_j - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta_j
+
+    Mean and variance are those of one sample over all units, in images over positions too.
+
+    Args:
+      train: not used: a sample is normalized alike in training and after.
+      name: of the layer.
+
+    Returns:
+      A `flax.linen.GroupNorm` of one group.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax import layer_norm
+      >>> x = jnp.array([[1.0, 3.0]])
+      >>> y, _ = layer_norm(train=True).init_with_output(jax.random.key(0), x)
+      >>> y.round(3).tolist()
+      [[-1.0, 1.0]]
+
+    Reference:
+      Ba et al., `Layer Normalization <https://arxiv.org/abs/1607.06450>`_, 2016.
+    """
+    del train
+    return _channel(1, name)
+
+
+def _channel(groups: int, name: str | None) -> nn.GroupNorm:
+    # The fast variance, E[x²] - E[x]², cancels where the mean is large.
+    return nn.GroupNorm(num_groups=groups, epsilon=EPSILON, use_fast_variance=False, name=name)
+
+
+class EstimatedBatchNorm(nn.Module):
+    r"""Batch normalization by running estimates in training too, for batches of a few samples.
+
+    .. math::
+        \hat\mu \leftarrow (1 - r) \hat\mu + r \, \mathrm{mean}(x), \quad
+        \hat\sigma^2 \leftarrow (1 - r) \hat\sigma^2 + r \, \mathrm{mean}((x - \hat\mu_{old})^2),
+        \quad y = \gamma (x - \hat\mu) / \sqrt{\hat\sigma^2 + \epsilon} + \beta
+
+    A batch is normalized by the estimates that it has just updated; no gradient passes through
+    them. A batch of one is enough.
+
+    Attributes:
+      train: whether to update the estimates.
+      momentum: r, weight of the new batch in the estimates.
+      epsilon: added to the variance.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax.group_norms import EstimatedBatchNorm
+      >>> x = jnp.array([[2.0]])
+      >>> variables = EstimatedBatchNorm(train=False).init(jax.random.key(0), x)
+      >>> _, new = EstimatedBatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
+      >>> [round(float(new["batch_stats"][name][0]), 3) for name in ("mean", "var")]
+      [0.2, 1.3]
+
+    Reference:
+      Qiao et al., `Micro-Batch Training with Batch-Channel Normalization and Weight
+      Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
+    """
+
+    train: bool
+    momentum: float = 0.1
+    epsilon: float = EPSILON
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes each unit.
+
+        Args:
+          x: activations of shape (..., units); all axes but the last are averaged over.
+
+        Returns:
+          Array of the same shape.
+        """
+        shape = x.shape
+        x = x.reshape(-1, shape[-1])
+        scale = self.param("scale", nn.initializers.ones, shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape[-1:])
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape[-1:])
+        if self.train and not self.is_initializing():
+            seen = jax.lax.stop_gradient(x)
+            deviation = seen - running_mean.value[None, :]
+            self._update(running_mean, seen.mean(0))
+            self._update(running_var, (deviation * deviation).mean(0))
+        gain = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
+        y = (x - running_mean.value[None, :]) * gain[None, :] + bias[None, :]
+        return y.reshape(shape)
+
+    def _update(self, running: nn.Variable, new: jax.Array) -> None:
+        running.value = (1 - self.momentum) * running.value + self.momentum * new
+
+
+class BatchChannelNorm(nn.Module):
+    r"""Batch-channel normalization: batch normalization, then group normalization.
+
+    .. math:: y = \mathrm{GN}(\mathrm{BN}(x))
+
+    Each has a scale and shift of its own. The batch normalization keeps units from being off for
+    all samples, the group normalization makes up for estimates that small batches get wrong.
+
+    Attributes:
+      train: whether to use, and update, the statistics of the batch.
+      groups: number of groups of units; divides their number.
+      micro_batch: whether running estimates normalize in training too (`EstimatedBatchNorm`), for
+        batches too small for statistics of their own (`BatchNorm`).
+      momentum: weight of the new batch in the running estimates.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax import BatchChannelNorm
+      >>> norm = BatchChannelNorm(train=True, groups=2)
+      >>> variables = norm.init(jax.random.key(0), jnp.ones((3, 4)))
+      >>> sorted(variables["params"])
+      ['batch', 'channel']
+
+    Reference:
+      Qiao et al., `Micro-Batch Training with Batch-Channel Normalization and Weight
+      Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
+    """
+
+    train: bool
+    groups: int
+    micro_batch: bool = False
+    momentum: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes each unit over the batch, then each sample over groups of units.
+
+        Args:
+          x: activations of shape (batch, ..., units).
+
+        Returns:
+          Array of the same shape.
+
+        Raises:
+          ValueError: if the groups do not divide the units, or there is one example only to train
+            on and `micro_batch` is False.
+        """
+        batch = EstimatedBatchNorm if self.micro_batch else BatchNorm
+        x = batch(train=self.train, momentum=self.momentum, name="batch")(x)
+        return _channel(self.groups, "channel")(x)
+
+
+@functools.cache
+def batch_channel_norm(groups: int, micro_batch: bool = False) -> Callable[..., nn.Module]:
+    """`BatchChannelNorm` as a value that a model takes.
+
+    Args:
+      groups: number of groups; divides the number of units.
+      micro_batch: whether running estimates normalize in training too.
+
+    Returns:
+      Function ``norm(train=..., name=...)``.
+
+    Example:
+      >>> from enorm_jax.group_norms import batch_channel_norm
+      >>> batch_channel_norm(20)(train=False).groups
+      20
+    """
+    return functools.partial(BatchChannelNorm, groups=groups, micro_batch=micro_batch)
