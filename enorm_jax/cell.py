@@ -44,6 +44,10 @@ class Cell:
       train_images: how many images to train on, the first ones; None for all.
       softmax: whether the outputs pass a softmax before the loss, which takes one itself.
       groups: into how many groups group normalization divides a layer's units.
+      rates: several initial rates, with each of which every seed is trained; None for
+        `learning_rate` alone. Results come rate by rate.
+      fold: ``"0/5"`` holds the first fifth of the training images out, every fifth image, and
+        puts it in the place of the test images, which are not used; None for none.
     """
 
     experiment: str
@@ -69,10 +73,18 @@ class Cell:
     train_images: int | None = None
     softmax: bool = False
     groups: int = GROUPS
+    rates: tuple[float, ...] | None = None
+    fold: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
-        return dataclasses.asdict(self) | {"seeds": list(self.seeds)}
+        rates = self.rates and list(self.rates)
+        return dataclasses.asdict(self) | {"seeds": list(self.seeds), "rates": rates}
+
+    @property
+    def runs(self) -> int:
+        """How many networks the cell trains: seeds times rates."""
+        return len(self.seeds) * len(self.rates or (self.learning_rate,))
 
     @property
     def variants(self) -> list[str]:
@@ -82,6 +94,8 @@ class Cell:
             "balance_last": "last_left_out",
             "softmax": "softmax",
             "groups": f"{self.groups}_groups",
+            "rates": f"{len(self.rates or ())}_rates",
+            "fold": f"fold{(self.fold or '').replace('/', 'of')}",
         }
         return [words.get(key, str(value)) for key, value in differing.items()]
 
@@ -162,8 +176,9 @@ def without_done_seeds(cell: Cell, results: Iterable[dict[str, Any]]) -> Cell | 
         seed
         for result in results
         if same_setting(cell, result)
-        for seed, lost in zip(result["seeds"], result["diverged"], strict=True)
-        if not lost or result["restarts"] >= cell.restarts
+        for place, seed in enumerate(result["seeds"])
+        if result["restarts"] >= cell.restarts
+        or not any(result["diverged"][place :: len(result["seeds"])])  # at any of the rates
     }
     left = tuple(seed for seed in cell.seeds if seed not in done)
     return dataclasses.replace(cell, seeds=left) if left else None

@@ -91,6 +91,39 @@ def with_inputs(dataset: Dataset, inputs: Inputs) -> Dataset:
     return dataclasses.replace(dataset, standardization=standardize)
 
 
+def held_out(dataset: Dataset, fold: str) -> Dataset:
+    """A data set to choose settings on: part of the training images in the test images' place.
+
+    Args:
+      dataset: a data set as `load` gives it.
+      fold: ``"0/5"`` to ``"4/5"``: which of the five parts is held out. Image i belongs to part
+        i modulo 5, so that parts do not depend on an order by class.
+
+    Returns:
+      A data set of the other parts, tested on this one; the test images are not in it.
+
+    Raises:
+      ValueError: if there is no such fold.
+
+    Example:
+      >>> from enorm_jax.data import held_out, load
+      >>> parts = held_out(load("digits"), "0/5")
+      >>> len(parts.train_labels), len(parts.test_labels)
+      (1149, 288)
+    """
+    part, _, parts = fold.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) and int(parts) > 1):
+        raise ValueError(f"fold must be '0/5' to '4/5' or alike, got {fold!r}")
+    out = np.arange(len(dataset.train_labels)) % int(parts) == int(part)
+    return dataclasses.replace(
+        dataset,
+        train_images=dataset.train_images[~out],
+        train_labels=dataset.train_labels[~out],
+        test_images=dataset.train_images[out],
+        test_labels=dataset.train_labels[out],
+    )
+
+
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Loads a data set.
 

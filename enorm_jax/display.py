@@ -119,4 +119,4 @@ def title(cell: Cell) -> str:
       Text such as ``enorm+bn p=9 bias lr=0.1``.
     """
     words = [cell.method, f"p={cell.depth}", *["bias"] * cell.bias, *cell.variants]
-    return " ".join([*words, f"lr={cell.learning_rate:g}"])
+    return " ".join(words if cell.rates else [*words, f"lr={cell.learning_rate:g}"])

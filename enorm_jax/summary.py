@@ -25,6 +25,9 @@ def outcome(result: dict[str, Any]) -> str:
       Accuracy, divergence and restarts.
     """
     accuracies = [value for value in result["test_accuracy"] if value is not None]
+    if result.get("rates") and accuracies:
+        best = result["test_accuracy"].index(max(accuracies)) // len(result["seeds"])
+        return f"best {max(accuracies):.2f} % at lr={result['rates'][best]:g}"
     text = format_interval(accuracies) + " %" if accuracies else "no accuracy"
     lost = [f"epoch {d['epoch']} step {d['step']}" for d in result["diverged"] if d]
     again = sum(map(len, result["restarted"]))

@@ -13,15 +13,12 @@ from filelock import FileLock, Timeout
 
 from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
-from enorm_jax.data import Dataset, with_inputs
-from enorm_jax.fit import Epoch, compile_program, first_divergence, fit
+from enorm_jax.data import Dataset, held_out, with_inputs
+from enorm_jax.fit import Epoch, compile_program, fit
+from enorm_jax.history import History, final, new_history, record
 from enorm_jax.methods import ENorm, make_method
-from enorm_jax.results import provenance, rounded, write_json
+from enorm_jax.results import provenance, write_json
 from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
-
-CURVES = ("train_loss", "test_loss", "test_accuracy", "kernel_norms")
-
-History = dict[str, Any]
 
 
 class CellTakenError(Exception):
@@ -88,10 +85,15 @@ def run_cell(
       CellTakenError: if another process is training the cell.
       OSError: if the folder cannot be written.
       InputError: if a checkpoint is damaged.
-      ValueError: if the data set is not the cell's, or there is no such precision.
+      ValueError: if the data set is not the cell's, there is no such precision, or a cell of
+        several learning rates asks for restarts.
     """
     if cell.dataset != dataset.name:
         raise ValueError(f"cannot train {cell} on {dataset.name}")
+    if cell.rates and cell.restarts:
+        raise ValueError(f"several learning rates cannot be restarted: {cell}")
+    if cell.fold:
+        dataset = _held_out(dataset, cell.fold)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(cell.lock_path(folder), blocking=False)
     try:
@@ -117,11 +119,11 @@ def _run(
     attempts, origins, states = _load_checkpoint(cell, dataset, folder)
     # Of the code that runs, whatever happens to its files meanwhile.
     origins.append(provenance())
-    lost = list(range(len(cell.seeds)))
+    lost = list(range(cell.runs))
     for number in range(cell.restarts + 1):
         if number == len(attempts):
-            seeds = [cell.seeds[i] + number * SEED_LIMIT for i in lost]
-            attempts.append(_new_history(seeds))
+            seeds = [cell.seeds[i % len(cell.seeds)] + number * SEED_LIMIT for i in lost]
+            attempts.append(new_history(seeds))
             states = None
         if number == len(attempts) - 1:
             states = _train(cell, dataset, folder, attempts, origins, states, on_epoch)
@@ -132,7 +134,7 @@ def _run(
             break
     if not save_params:
         cell.params_path(folder).unlink()
-    result = _result(cell, attempts) | origins[-1] | {"resumed_from": origins[:-1]}
+    result = final(cell, attempts) | origins[-1] | {"resumed_from": origins[:-1]}
     write_json(cell.result_path(folder), result)
     cell.checkpoint_path(folder).unlink(missing_ok=True)
     return result
@@ -178,7 +180,7 @@ def _train(
     hyper = _hyper(cell, runs)
     resume = None if states is None else (done, states)
     for epoch in fit(program, history["seeds"], hyper, cell.epochs, resume=resume):
-        _record(history, epoch)
+        record(history, epoch)
         states = epoch.states
         metadata = {"attempts": attempts, "origins": origins}
         save_arrays(cell.checkpoint_path(folder), states, metadata)
@@ -191,45 +193,17 @@ def _train(
 
 # Cells that differ only in what is traced share a program; one is kept, for the data it holds.
 _program = functools.lru_cache(maxsize=1)(compile_program)
+_held_out = functools.lru_cache(maxsize=1)(held_out)
 
 
 def _hyper(cell: Cell, runs: int) -> Hyperparameters:
+    rates = [rate for rate in cell.rates or () for _ in cell.seeds]
     return hyperparameters(
         runs,
-        learning_rate=cell.learning_rate,
+        learning_rate=rates if cell.rates else cell.learning_rate,
         c=1.0 if cell.c is None else cell.c,
         weight_decay=cell.weight_decay,
     )
-
-
-def _new_history(seeds: Sequence[int]) -> History:
-    """Per run what a result holds, as JSON; it travels in the checkpoint's metadata."""
-    return {
-        "seeds": list(seeds),
-        "diverged": [None] * len(seeds),
-        "curves": {name: [[] for _ in seeds] for name in CURVES},
-        "seconds": [],
-        "compile_seconds": 0.0,
-    }
-
-
-def _record(history: History, epoch: Epoch) -> None:
-    history["seconds"].append(round(epoch.seconds, 4))
-    values = {
-        "train_loss": epoch.losses.mean(axis=1),
-        "test_loss": epoch.test_loss,
-        "test_accuracy": epoch.test_accuracy,
-        "kernel_norms": epoch.kernel_norms,
-    }
-    for run, step in enumerate(first_divergence(epoch)):
-        if step is not None and history["diverged"][run] is None:
-            history["diverged"][run] = {"epoch": epoch.index, "step": step}
-        lost = history["diverged"][run] is not None
-        for name, value in values.items():
-            # argmax over NaN would count as an accuracy of 10 %
-            history["curves"][name][run].append(
-                None if lost and name == "test_accuracy" else rounded(value[run])
-            )
 
 
 def _load_checkpoint(
@@ -257,48 +231,17 @@ def _save_params(cell: Cell, folder: Path, states: TrainState, lost: Sequence[in
     path = cell.params_path(folder)
     variables = {"params": states.params, "batch_stats": states.batch_stats}
     variables = jax.device_get(variables)
-    if len(lost) < len(cell.seeds):
+    if len(lost) < cell.runs:
         old, _ = load_arrays(path, jax.tree.map(lambda leaf: _grown(leaf, cell), variables))
         variables = jax.tree.map(lambda a, b: _with_rows(a, lost, b), old, variables)
     save_arrays(path, variables, cell.settings())
 
 
 def _grown(leaf: np.ndarray, cell: Cell) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((len(cell.seeds), *leaf.shape[1:]), leaf.dtype)
+    return jax.ShapeDtypeStruct((cell.runs, *leaf.shape[1:]), leaf.dtype)
 
 
 def _with_rows(leaf: np.ndarray, rows: Sequence[int], values: np.ndarray) -> np.ndarray:
     leaf = leaf.copy()
     leaf[list(rows)] = values
     return leaf
-
-
-def _result(cell: Cell, attempts: Sequence[History]) -> dict[str, Any]:
-    """The cell's file: for each seed its last attempt, and where earlier ones diverged."""
-    last: dict[int, tuple[History, int]] = {}
-    restarted: dict[int, list[dict[str, int]]] = {seed: [] for seed in cell.seeds}
-    for number, history in enumerate(attempts):
-        for run, used in enumerate(history["seeds"]):
-            seed = used - number * SEED_LIMIT
-            if number:
-                before, row = last[seed]
-                restarted[seed].append({"seed": before["seeds"][row], **before["diverged"][row]})
-            last[seed] = (history, run)
-    runs = [last[seed] for seed in cell.seeds]
-    diverged = [history["diverged"][run] for history, run in runs]
-    curves = {name: [history["curves"][name][run] for history, run in runs] for name in CURVES}
-
-    def final(name: str) -> list[float | None]:
-        pairs = zip(curves[name], diverged, strict=True)
-        return [None if lost else curve[-1] for curve, lost in pairs]
-
-    seconds = [second for history in attempts for second in history["seconds"]]
-    return {
-        **cell.settings(),
-        **{name: final(name) for name in ("test_accuracy", "test_loss", "train_loss")},
-        "diverged": diverged,
-        "restarted": [restarted[seed] for seed in cell.seeds],
-        "curves": curves,
-        "seconds_per_epoch": round(float(np.median(seconds)), 4),
-        "compile_seconds": round(sum(history["compile_seconds"] for history in attempts), 2),
-    }

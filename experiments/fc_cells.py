@@ -20,29 +20,7 @@ RATES = HERE / "learning_rates.json"
 def parser(description: str | None) -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=description, formatter_class=cli.HelpFormatter)
-    p.add_argument(
-        "--method",
-        type=cli.methods,
-        nargs="+",
-        required=True,
-        help=f"one or several of {', '.join(METHODS)}; study for the four of the study, or all; "
-        "other combinations of their parts work where they make sense",
-    )
-    p.add_argument(
-        "--depths",
-        type=cli.depths,
-        default="1-19",
-        help="1-19 (1, 3, ..., 19), 1-19:1 (every one) or 1,9,19",
-    )
-    p.add_argument(
-        "--bias",
-        choices=["scale", "keep", "gauge"],
-        nargs="?",
-        const="scale",
-        help="give every layer a bias; ENorm multiplies it with its unit (scale), leaves it "
-        "(keep), or lets it train as in the network that was never rescaled (gauge), which deep "
-        "networks need at c > 1",
-    )
+    network_arguments(p, depths="1-19")
     p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(
         "--epochs", type=cli.positive_int, default=60, help="epochs, over which the rate decays"
@@ -58,6 +36,48 @@ def parser(description: str | None) -> cli.Parser:
         type=Path,
         metavar="FILE",
         help="take the rates of all methods from this file of lr_search.py",
+    )
+    variants(p)
+    run_arguments(p, out="runs")
+    p.add_argument(
+        "--restarts",
+        type=cli.count,
+        default=0,
+        metavar="N",
+        help="start a diverged seed again with another, up to N times",
+    )
+    p.add_argument(
+        "--save-params",
+        action="store_true",
+        help="keep the parameters after the last epoch, as safetensors",
+    )
+    return p
+
+
+def network_arguments(p: cli.Parser, depths: str) -> None:
+    """Arguments that say which networks to train; `depths` is what depths are by default."""
+    p.add_argument(
+        "--method",
+        type=cli.methods,
+        nargs="+",
+        required=True,
+        help=f"one or several of {', '.join(METHODS)}; study for the four of the study, or all; "
+        "other combinations of their parts work where they make sense",
+    )
+    p.add_argument(
+        "--depths",
+        type=cli.depths,
+        default=depths,
+        help="1-19 (1, 3, ..., 19), 1-19:1 (every one) or 1,9,19",
+    )
+    p.add_argument(
+        "--bias",
+        choices=["scale", "keep", "gauge"],
+        nargs="?",
+        const="scale",
+        help="give every layer a bias; ENorm multiplies it with its unit (scale), leaves it "
+        "(keep), or lets it train as in the network that was never rescaled (gauge), which deep "
+        "networks need at c > 1",
     )
     p.add_argument(
         "--c",
@@ -82,25 +102,16 @@ def parser(description: str | None) -> cli.Parser:
         help="of a layer's units, in gn and bcn; divides the width",
     )
     p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
-    variants(p)
+
+
+def run_arguments(p: cli.Parser, out: str) -> None:
+    """Arguments that say where and how to train; `out` is the folder beside this script."""
     p.add_argument(
         "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"
     )
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
     p.add_argument(
-        "--out", type=Path, default=HERE / "runs", metavar="DIR", help="folder for cells and figure"
-    )
-    p.add_argument(
-        "--restarts",
-        type=cli.count,
-        default=0,
-        metavar="N",
-        help="start a diverged seed again with another, up to N times",
-    )
-    p.add_argument(
-        "--save-params",
-        action="store_true",
-        help="keep the parameters after the last epoch, as safetensors",
+        "--out", type=Path, default=HERE / out, metavar="DIR", help="folder for cells and figures"
     )
     p.add_argument(
         "--workers",
@@ -121,7 +132,6 @@ def parser(description: str | None) -> cli.Parser:
         action="store_true",
         help="list the cells, their state and an estimate of the time",
     )
-    return p
 
 
 def variants(p: cli.Parser) -> None:

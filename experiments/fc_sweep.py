@@ -36,7 +36,7 @@ def work(cell: Cell, dataset: data.Dataset) -> float:
     pixels = dataset.train_images[0].size
     parameters = parameter_count(cell.depth, cell.width, pixels, dataset.classes)
     images = cell.train_images or len(dataset.train_labels)
-    return len(cell.seeds) * epoch_flops(parameters, images)
+    return cell.runs * epoch_flops(parameters, images)
 
 
 def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
@@ -115,7 +115,7 @@ def dry_run(
             seed_names(cell),
             cell.precision,
             state,
-            f"{sum(needs(cell, dataset, len(cell.seeds))) / 1e6:.0f}",
+            f"{sum(needs(cell, dataset, cell.runs)) / 1e6:.0f}",
             f"{minutes:.1f}",
         )
     console.print(table)

@@ -1,0 +1,235 @@
+"""Learning rates by validation: which of a grid is best for each method and depth.
+
+    python experiments/lr_search.py --method gn,ws+gn --depths 1,7,13,19
+
+trains every rate of the grid for a few epochs on four fifths of CIFAR-10's training images and
+compares accuracies on the fifth that is held out; the test images are never looked at. All rates
+and seeds of a method and depth are one program. The winners go to experiments/learning_rates.json,
+where fc_sweep.py finds them: it takes the nearest depth's. With --check 7,19 these depths are
+searched at full length too, and how far the two orders of the rates agree is reported and kept.
+A method takes some 15 minutes on 2 cores at the default depths, twice that with a depth to check.
+"""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import scipy.stats
+from rich.console import Console
+from rich.table import Table
+
+from enorm_jax import cli, published
+from enorm_jax.cell import Cell
+from enorm_jax.compilation import keep_compiled
+from enorm_jax.data import held_out
+from enorm_jax.errors import InputError
+from enorm_jax.methods import GROUPS, make_method
+from enorm_jax.rates import read_rates, winner
+from enorm_jax.results import read_results, write_json
+from enorm_jax.timing import fastest_precision
+from enorm_jax.workers import default_workers, load_once
+from fc_cells import RATES, network_arguments, run_arguments
+from fc_sweep import check, dry_run, sweep
+
+GRID = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1)
+FOLDS = 5
+
+
+def parser() -> cli.Parser:
+    """The command's arguments."""
+    p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    network_arguments(p, depths="1,7,13,19")
+    p.add_argument("--grid", type=cli.floats, default=GRID, help="learning rates to compare")
+    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument(
+        "--folds",
+        type=cli.positive_int,
+        default=1,
+        help=f"how many of the {FOLDS} parts of the training images are held out in turn",
+    )
+    p.add_argument(
+        "--epochs", type=cli.positive_int, default=10, help="epochs, over which the rate decays"
+    )
+    p.add_argument(
+        "--check",
+        type=cli.depths,
+        default=(),
+        metavar="DEPTHS",
+        help="depths to search at full length too",
+    )
+    p.add_argument("--full", type=cli.positive_int, default=60, help="epochs of full length")
+    p.add_argument(
+        "--write", type=Path, default=RATES, metavar="FILE", help="where the winners are kept"
+    )
+    run_arguments(p, out="runs/lr_search")
+    p.set_defaults(save_params=False, train_images=None)
+    return p
+
+
+def cells(args: Any) -> list[Cell]:
+    """All rates of a method, depth and fold in one cell each, shallow networks first."""
+    lengths = {depth: [args.epochs] for depth in args.depths}
+    for depth in args.check:
+        lengths[depth] = list(dict.fromkeys([args.epochs, args.full]))
+    return [
+        Cell(
+            experiment="lr_search",
+            dataset=args.dataset,
+            method=method,
+            depth=depth,
+            width=args.width,
+            bias=args.bias is not None,
+            epochs=epochs,
+            learning_rate=args.grid[0],
+            rates=args.grid,
+            c=args.c if its.equalize else None,
+            batch_size=args.batch_size,
+            weight_decay=args.weight_decay,
+            precision=args.precision,
+            restarts=0,
+            seeds=args.seeds,
+            groups=args.groups if its.grouped else GROUPS,
+            bias_handling=(args.bias or "scale") if its.equalize else "scale",
+            fold=f"{fold}/{FOLDS}",
+        )
+        for depth in sorted(lengths)
+        for epochs in lengths[depth]
+        for method in dict.fromkeys(itertools.chain(*args.method))
+        for its in [make_method(method)]
+        for fold in range(args.folds)
+    ]
+
+
+def searches(wanted: list[Cell], out: Path) -> list[dict[str, Any]]:
+    """What finished cells found: per method, depth and length the accuracies at each rate."""
+    done = {path_name(result): result for result in read_results(out)}
+    found = []
+    key = lambda cell: (cell.method, cell.depth, cell.epochs)  # noqa: E731
+    for (method, depth, epochs), group in itertools.groupby(sorted(wanted, key=key), key=key):
+        folds = list(group)
+        rates = folds[0].rates or ()
+        accuracies: list[list[float | None]] = [[] for _ in rates]
+        for cell in folds:
+            runs = done[json.dumps(cell.settings(), sort_keys=True)]["test_accuracy"]
+            n = len(cell.seeds)
+            for place, values in enumerate(accuracies):
+                values.extend(runs[place * n : (place + 1) * n])
+        cell = dataclasses.replace(folds[0], fold=None)
+        kept = ("dataset", "bias", "bias_handling", "width", "c", "precision", "seeds", "groups")
+        found.append(
+            {"method": method, "depth": depth, "epochs": epochs}
+            | {"learning_rate": winner(rates, accuracies), "rates": list(rates)}
+            | {"validation_accuracy": accuracies, "folds": f"{len(folds)} of {FOLDS}"}
+            | {name: cell.settings()[name] for name in kept}
+        )
+    return found
+
+
+def path_name(result: dict[str, Any]) -> str:
+    """What tells results apart: their settings."""
+    names = [field.name for field in dataclasses.fields(Cell)]
+    return json.dumps({name: result.get(name) for name in names}, sort_keys=True)
+
+
+def agreement(short: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
+    """How far a short search orders the rates as one at full length does."""
+
+    def means(search: dict[str, Any]) -> list[float]:
+        # A rate that diverges is worse than any that does not.
+        runs = search["validation_accuracy"]
+        return [-1.0 if None in values else sum(values) / len(values) for values in runs]
+
+    tau = scipy.stats.kendalltau(means(short), means(full)).statistic
+    return {
+        "method": short["method"],
+        "depth": short["depth"],
+        "bias": short["bias"],
+        "epochs": [short["epochs"], full["epochs"]],
+        "learning_rates": [short["learning_rate"], full["learning_rate"]],
+        "kendall_tau": round(float(tau), 3),
+    }
+
+
+def keep(path: Path, found: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
+    """Puts winners into the file, in the place of those of the same method, depth and bias."""
+    read_rates(path)  # says if it is no such file
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def merged(name: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        def key(entry: dict[str, Any]) -> tuple[str, bool, int]:
+            return entry["method"], entry["bias"], entry["depth"]
+
+        entries = {key(entry): entry for entry in [*old.get(name, []), *new]}
+        return [entries[k] for k in sorted(entries)]
+
+    write_json(path, {"winners": merged("winners", found), "checks": merged("checks", checks)})
+
+
+def report(found: list[dict[str, Any]], checks: list[dict[str, Any]]) -> list[Table]:
+    """Validation accuracy at each rate, the winner beside the study's, and the checks."""
+    rates = found[0]["rates"]
+    table = Table("method", "p", "epochs", *(f"{rate:g}" for rate in rates), "best", "study",
+                  title="mean validation accuracy (%) by learning rate; NaN: a run diverged",
+                  collapse_padding=True, pad_edge=False)  # fmt: skip
+    for search in found:
+        method, depth = search["method"], search["depth"]
+        shown = [
+            "NaN" if None in values else f"{sum(values) / len(values):.1f}"
+            for values in search["validation_accuracy"]
+        ]
+        known = published.learning_rate(method, depth) if published.has_rates(method) else None
+        best = search["learning_rate"]
+        table.add_row(
+            make_method(method).label, str(depth), str(search["epochs"]), *shown,
+            "none" if best is None else f"{best:g}", "–" if known is None else f"{known:g}",
+        )  # fmt: skip
+    tables = [table]
+    if checks:
+        table = Table("method", "p", "epochs", "best, short and full", "Kendall's tau",
+                      title="does the short search order the rates as a full one?")  # fmt: skip
+        for check_ in checks:
+            pair = " ".join("none" if r is None else f"{r:g}" for r in check_["learning_rates"])
+            table.add_row(
+                make_method(check_["method"]).label, str(check_["depth"]),
+                " and ".join(map(str, check_["epochs"])), pair, f"{check_['kendall_tau']:.2f}",
+            )  # fmt: skip
+        tables.append(table)
+    return tables
+
+
+def main() -> None:
+    """Runs the command."""
+    args = parser().parse_args()
+    console = Console()
+    if args.folds > FOLDS:
+        raise InputError(f"--folds {args.folds}: there are {FOLDS}")
+    keep_compiled(args.compilation_cache)
+    dataset = load_once(args.dataset, args.data_dir)
+    if args.precision == "auto":
+        args.precision = fastest_precision()
+    args.workers = args.workers or default_workers()
+    read_rates(args.write)  # before hours of training
+    wanted = cells(args)
+    check(args, wanted, held_out(dataset, f"0/{FOLDS}"))
+    if args.dry_run:
+        dry_run(wanted, dataset, args.out, args.workers, console)
+        return
+    sweep(args, wanted, dataset, console)
+    every = searches(wanted, args.out)
+    short = [search for search in every if search["epochs"] == args.epochs]
+    full = {(s["method"], s["depth"]): s for s in every if s["epochs"] == args.full}
+    checks = [
+        agreement(search, full[search["method"], search["depth"]])
+        for search in short
+        if (search["method"], search["depth"]) in full and args.full != args.epochs
+    ]
+    keep(args.write, short, checks)
+    for table in report(every, checks):
+        console.print(table)
+    console.print(f"winners: {args.write}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

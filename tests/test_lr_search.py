@@ -1,0 +1,91 @@
+"""Learning rates are chosen on held-out training images, and found again by the sweep."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from enorm_jax import published
+from enorm_jax.data import held_out
+from enorm_jax.errors import InputError
+from enorm_jax.rates import learning_rate, read_rates, winner
+
+
+def test_folds_part_the_training_images_and_leave_the_test_images_out(blobs):
+    poisoned = dataclasses.replace(blobs, test_images=None, test_labels=None)
+    parts = [held_out(poisoned, f"{part}/5") for part in range(5)]
+    held = np.concatenate([part.test_images for part in parts])
+    assert sorted(map(bytes, held)) == sorted(map(bytes, blobs.train_images))
+    for part in parts:
+        both = np.concatenate([part.train_images, part.test_images])
+        assert sorted(map(bytes, both)) == sorted(map(bytes, blobs.train_images))
+    with pytest.raises(ValueError, match="5/5"):
+        held_out(blobs, "5/5")
+
+
+def test_the_winner_has_the_best_mean_of_those_that_never_diverged():
+    assert winner([0.1, 0.2, 0.3], [[5.0, 5.0], [1.0, 8.0], [9.0, 2.0]]) == 0.3
+    assert winner([0.2, 0.1], [[5.0], [5.0]]) == 0.1
+    assert winner([0.1, 0.2], [[5.0, 5.0], [9.0, None]]) == 0.1
+    assert winner([0.1], [[None]]) is None
+
+
+def test_rates_are_the_study_s_unless_it_has_none_or_the_file_is_named():
+    found = {("bn", False): {1: 0.5, 7: 0.4}, ("gn", True): {7: 0.3}}
+    assert learning_rate("bn", 7, False, found, tuned=False) == published.learning_rate("bn", 7)
+    assert learning_rate("bn", 3, False, found, tuned=True) == 0.5
+    assert learning_rate("bn", 4, False, found, tuned=True) == 0.4  # of two as near, the deeper
+    assert learning_rate("gn", 19, True, found, tuned=False) == 0.3
+    with pytest.raises(InputError, match=r"'gn'.*lr_search"):
+        learning_rate("gn", 19, False, found, tuned=False)
+
+
+def script(name, *arguments):
+    command = [sys.executable, ROOT / "experiments" / name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_search_writes_what_the_sweep_reads(tmp_path):
+    """A rate of 1e-9 cannot win, whatever the seeds."""
+    file = tmp_path / "rates.json"
+    network = ["--method", "gn", "--depths", "1", "--dataset", "digits", "--width", "40",
+               "--workers", "1"]  # fmt: skip
+    arguments = [*network, "--epochs", "2", "--grid", "1e-9,0.05", "--seeds", "2", "--check", "1",
+                 "--full", "3", "--write", file, "--out", tmp_path / "cells"]  # fmt: skip
+    done = script("lr_search.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads(file.read_text())
+    (entry,), (check,) = kept["winners"], kept["checks"]
+    assert entry["learning_rate"] == 0.05
+    assert np.shape(entry["validation_accuracy"]) == (2, 2)
+    assert check["epochs"] == [2, 3]
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*.json")]
+    assert {cell["fold"] for cell in cells} == {"0/5"}
+    for cell in cells:  # the smaller rate's runs come first
+        assert cell["test_accuracy"][:2] < cell["test_accuracy"][2:]
+    again = script("lr_search.py", *arguments)
+    assert "2 of 2 cells done before" in again.stdout
+    assert json.loads(file.read_text()) == kept
+    assert read_rates(file) == {("gn", False): {1: 0.05}}
+    listed = script("fc_sweep.py", *network, "--rates", file, "--dry-run", "--out", tmp_path)
+    assert "gn p=1 lr=0.05" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--folds", "6"], "there are 5"),
+        (["--write", __file__], "no file of lr_search.py"),
+    ],
+)
+def test_faults_are_one_line(tmp_path, arguments, fault):
+    done = script(
+        "lr_search.py", "--method", "gn", "--dataset", "digits", "--out", tmp_path, *arguments
+    )
+    assert done.returncode == 2
+    assert fault in done.stderr
+    assert len(done.stderr.splitlines()) == 1
