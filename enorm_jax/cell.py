@@ -48,6 +48,8 @@ class Cell:
         `learning_rate` alone. Results come rate by rate.
       fold: ``"0/5"`` holds the first fifth of the training images out, every fifth image, and
         puts it in the place of the test images, which are not used; None for none.
+      of_norms: whether ENorm balances the scales of normalization layers instead of the kernels
+        before them, which leaves the network's function as it is.
     """
 
     experiment: str
@@ -75,6 +77,7 @@ class Cell:
     groups: int = GROUPS
     rates: tuple[float, ...] | None = None
     fold: str | None = None
+    of_norms: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -93,6 +96,7 @@ class Cell:
         words = {
             "balance_last": "last_left_out",
             "softmax": "softmax",
+            "of_norms": "of_norms",
             "groups": f"{self.groups}_groups",
             "rates": f"{len(self.rates or ())}_rates",
             "fold": f"fold{(self.fold or '').replace('/', 'of')}",

@@ -14,16 +14,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from enorm_jax.enorm import Order, Scales, cumulative_scales
+from enorm_jax.enorm import Bias, Order, Scales, cumulative_scales, rescale
 from enorm_jax.errors import InputError
 from enorm_jax.group_norms import batch_channel_norm, group_norm, layer_norm
-from enorm_jax.groups import Params
+from enorm_jax.groups import Groups, Params
 from enorm_jax.kernels import WeightNormDense, WeightStandardizedDense
 from enorm_jax.models import Dense, FullyConnected, Norm
+from enorm_jax.norm_groups import norm_groups
 from enorm_jax.norms import BatchNorm
 from enorm_jax.optimizer import Optimizer, path_sgd, sgd
-
-Equalize = Callable[[Params, jax.Array], Scales]
 
 # Of 500 units; no paper says how many it used for dense layers.
 GROUPS = 20
@@ -36,14 +35,32 @@ class ENorm:
     Attributes:
       order: as in `enorm_step`.
       balance_last: likewise.
+      of_norms: whether the scales of normalization layers, not the kernels before them, are
+        balanced with the kernels behind, which leaves the network's function as it is; see
+        `norm_groups`.
     """
 
     order: Order = "sequential"
     balance_last: bool = True
+    of_norms: bool = False
 
-    def __call__(self, params: Params, c: jax.Array) -> Scales:
+    def scales(self, params: Params, c: jax.Array) -> Scales:
         """The scales of the hidden units; see `cumulative_scales`."""
-        return cumulative_scales(params, c, order=self.order, balance_last=self.balance_last)
+        return cumulative_scales(
+            params,
+            c,
+            groups=self.groups(params),
+            order=self.order,
+            balance_last=self.balance_last,
+        )
+
+    def rescale(self, params: Params, scales: Scales, bias: Bias) -> Params:
+        """The rescaled parameters; see `enorm_jax.rescale`."""
+        return rescale(params, scales, self.groups(params), bias=bias)
+
+    def groups(self, params: Params) -> Groups | None:
+        """What shares a unit's scale; None for the chain of kernels."""
+        return norm_groups(params) if self.of_norms else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +70,7 @@ class Method:
     Attributes:
       label: its name in figures.
       norm: normalization layer, as `FullyConnected` takes it, or None.
-      equalize: how `rescale` multiplies hidden units after each step, or None.
+      equalize: what rescales hidden units after each step, or None.
       dense: kind of the hidden layers.
       output: kind of the output layer.
       optimizer: function from learning rate and weight decay to an optax transformation.

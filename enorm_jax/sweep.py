@@ -36,7 +36,7 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
       A `Recipe`; cells that differ only in learning rate, c, weight decay and seeds share it.
     """
     its = make_method(cell.method, cell.groups)
-    equalize = its.equalize and ENorm(cell.order, cell.balance_last)
+    equalize = its.equalize and ENorm(cell.order, cell.balance_last, cell.of_norms)
     return Recipe(
         model=its.network(
             cell.depth,

@@ -16,9 +16,9 @@ from flax import struct
 
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
 from enorm_jax.inputs import Standardize
-from enorm_jax.methods import Equalize
+from enorm_jax.methods import ENorm
 from enorm_jax.optimizer import Optimizer, Schedule, schedule, sgd
-from enorm_jax.scaling import Bias, Scales, rescale
+from enorm_jax.scaling import Bias, Scales
 from enorm_jax.state_rescaling import StateBias
 
 EVALUATION_BATCH = 1000
@@ -30,8 +30,7 @@ class Recipe:
 
     Attributes:
       model: a Flax module called as ``model(images, train=...)``.
-      equalize: pure function (params, c) -> scales of the hidden units, applied by `rescale`
-        after each step, or None.
+      equalize: what rescales the hidden units after each step, or None.
       standardization: how pixels become inputs.
       batch_size: images in a step; a smaller last batch is kept.
       epochs: length of the linear decay of the learning rate.
@@ -45,7 +44,7 @@ class Recipe:
     """
 
     model: nn.Module
-    equalize: Equalize | None
+    equalize: ENorm | None
     standardization: Standardize
     batch_size: int
     epochs: int
@@ -110,12 +109,15 @@ def init_state(
     variables = recipe.model.init(
         jax.random.fold_in(key, 0), recipe.standardization(example), train=False
     )
+    gauge: Scales = ()
+    if recipe.equalize is not None and recipe.bias == "gauge":
+        gauge = initial_gauge(variables["params"], recipe.equalize.groups(variables["params"]))
     return TrainState(
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=_optimizer(recipe, hyper).init(variables["params"]),
         hyper=hyper,
-        gauge=initial_gauge(variables["params"]) if _gauged(recipe) else (),
+        gauge=gauge,
     )
 
 
@@ -272,8 +274,8 @@ def _descend(
         return _losses(recipe, logits, labels).mean(), new.get("batch_stats", {})
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    if state.gauge:
-        grads = gauge_gradients(grads, state.gauge)
+    if state.gauge and recipe.equalize is not None:
+        grads = gauge_gradients(grads, state.gauge, recipe.equalize.groups(state.params))
     updates, opt_state = _optimizer(recipe, state.hyper).update(
         grads, state.opt_state, state.params
     )
@@ -293,21 +295,17 @@ def _scales(recipe: Recipe, state: TrainState) -> Scales | None:
         return None
     # Else XLA computes the optimizer's update again in every norm.
     params = jax.lax.optimization_barrier(state.params)
-    return jax.lax.optimization_barrier(recipe.equalize(params, state.hyper.c))
+    return jax.lax.optimization_barrier(recipe.equalize.scales(params, state.hyper.c))
 
 
 def _rescaled(recipe: Recipe, state: TrainState, scales: Scales | None) -> TrainState:
-    if scales is None:
+    if scales is None or recipe.equalize is None:
         return state
     bias: Bias = "keep" if recipe.bias == "keep" else "scale"
     return state.replace(
-        params=rescale(state.params, scales, bias=bias),
+        params=recipe.equalize.rescale(state.params, scales, bias),
         gauge=advance_gauge(state.gauge, scales) if state.gauge else (),
     )
-
-
-def _gauged(recipe: Recipe) -> bool:
-    return recipe.equalize is not None and recipe.bias == "gauge"
 
 
 def _optimizer(recipe: Recipe, hyper: Hyperparameters) -> optax.GradientTransformation:

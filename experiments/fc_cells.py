@@ -146,6 +146,11 @@ def variants(p: cli.Parser) -> None:
         "--leave-last", action="store_true", help="ENorm leaves the last hidden layer out"
     )
     p.add_argument(
+        "--of-norms",
+        action="store_true",
+        help="ENorm balances the scales of normalization layers, not the kernels before them",
+    )
+    p.add_argument(
         "--init", choices=[*INITIALIZERS], default="he_uniform", help="distribution of kernels"
     )
     p.add_argument(
@@ -170,11 +175,15 @@ def variants(p: cli.Parser) -> None:
 
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, shallow networks first."""
+    methods = list(dict.fromkeys(itertools.chain(*args.method)))
     of_enorm = {
         "bias_handling": args.bias or "scale",
         "order": args.order,
         "balance_last": not args.leave_last,
     }
+    plain = next((m for m in methods if make_method(m).equalize and not make_method(m).norm), None)
+    if args.of_norms and plain:
+        raise cli.InputError(f"--of-norms: {plain} has no normalization layers: write enorm+bn")
     bias, tuned = args.bias is not None, args.rates is not None
     if tuned and not args.rates.exists():
         raise cli.InputError(f"no file {args.rates}: make it with experiments/lr_search.py")
@@ -201,10 +210,11 @@ def cells(args: Any) -> list[Cell]:
             train_images=args.train_images,
             softmax=args.softmax,
             groups=args.groups if its.grouped else GROUPS,
+            of_norms=args.of_norms and its.equalize is not None,
             **(of_enorm if its.equalize else {}),
         )
         for depth in args.depths
-        for method in dict.fromkeys(itertools.chain(*args.method))
+        for method in methods
         for its in [make_method(method)]
         for rate in args.lr or (learning_rate(method, depth, bias, found, tuned=tuned),)
     ]

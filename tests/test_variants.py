@@ -92,8 +92,33 @@ def test_order_and_last_layer_reach_enorm(blobs):
     own, state = start(blobs, order="simultaneous", balance_last=False)
     assert own.equalize == ENorm("simultaneous", balance_last=False)
     expected = cumulative_scales(state.params, 1.2, order="simultaneous", balance_last=False)
-    jax.tree.map(np.testing.assert_array_equal, own.equalize(state.params, 1.2), expected)
+    jax.tree.map(np.testing.assert_array_equal, own.equalize.scales(state.params, 1.2), expected)
     assert start(blobs)[0].equalize == ENorm()
+
+
+@pytest.mark.parametrize("method", ["enorm+bn", "enorm+gn", "enorm+bcn"])
+def test_enorm_of_norms_leaves_the_network_s_function_as_it_is(blobs, method):
+    """As what it balances does: the scale of each unit against the kernel behind it."""
+    own, state = start(blobs, method=method, groups=2, depth=2, of_norms=True)
+    params = jax.tree.map(
+        lambda p: p + 0.1 * jnp.arange(float(p.size)).reshape(p.shape), state.params
+    )
+    scales = own.equalize.scales(params, 1.2)
+    assert all(np.ptp(d) > 0.1 for d in scales)
+    new = own.equalize.rescale(params, scales, "scale")
+    x = own.standardization(blobs.test_images)
+
+    def logits(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        return own.model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+    np.testing.assert_allclose(logits(new), logits(params), rtol=1e-4, atol=1e-3)
+    behind = np.linalg.norm(new["layer_03"]["kernel"], axis=1)
+    norm = new["norm_02"].get("channel", new["norm_02"])
+    np.testing.assert_allclose(behind / np.abs(norm["scale"]), 1.2, rtol=1e-4)
+    kernels, _ = start(blobs, method=method, groups=2, depth=2)
+    plain = kernels.equalize.rescale(params, kernels.equalize.scales(params, 1.2), "scale")
+    assert np.abs(logits(plain) - logits(params)).max() > 0.1  # the public codes' way is not
 
 
 def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
@@ -101,25 +126,27 @@ def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fc_sweep.py"])
     import fc_cells
 
-    def cells(*flags):
-        arguments = ["--method", "enorm", "bn", "--depths", "3", *flags]
+    def cells(*flags, own="enorm"):
+        arguments = ["--method", own, "bn", "--depths", "3", "--lr", "0.1", *flags]
         args = fc_cells.parser(None).parse_args(arguments)
         return fc_cells.cells(args)
 
-    plain, plain_bn = cells()
-    assert plain.variants == []
     flags = {
         "--order=simultaneous": "simultaneous", "--leave-last": "last_left_out",
         "--init=he_normal": "he_normal", "--inputs=image": "image",
         "--schedule=notebook": "notebook", "--train-images=40960": "40960",
-        "--softmax": "softmax", "--bias=gauge": "gauge",
+        "--softmax": "softmax", "--bias=gauge": "gauge", "--groups=10": "10_groups",
+        "--of-norms": "of_norms",
     }  # fmt: skip
-    assert len(flags) == len(LATER)
+    assert len(flags) == len(LATER) - len(("rates", "fold"))  # which are lr_search.py's
+    methods = {"10_groups": "gn", "of_norms": "enorm+bn"}
+    only_own = ("simultaneous", "last_left_out", "gauge", *methods)
     for flag, word in flags.items():
-        changed, bn = cells(flag)
+        plain, plain_bn = cells(own=methods.get(word, "enorm"))
+        changed, bn = cells(flag, own=methods.get(word, "enorm"))
+        assert plain.variants == []
         assert changed.variants == [word]
         assert word in changed.stem
         assert word in title(changed)
-        only_enorm = word in ("simultaneous", "last_left_out", "gauge")
-        assert bn.variants == ([] if only_enorm else [word])
-        assert (bn.stem == plain_bn.stem) == (only_enorm and not bn.bias)
+        assert bn.variants == ([] if word in only_own else [word])
+        assert (bn.stem == plain_bn.stem) == (word in only_own and not bn.bias)

@@ -1,0 +1,65 @@
+"""Groups of a chain whose units a normalization layer's scale and shift produce."""
+
+import itertools
+from typing import Any
+
+import jax
+
+from enorm_jax.chain import chain
+from enorm_jax.groups import Groups, Params, RescalingGroup, Slot
+
+
+def norm_groups(params: Params) -> Groups:
+    r"""The groups that leave a network with normalization layers as it is; see `enorm_step`.
+
+    .. math::
+        y = \mathrm{relu}(\gamma_i \hat x_i + \beta_i): \quad
+        \gamma_i \leftarrow d_i \gamma_i, \;
+        \beta_i \leftarrow d_i \beta_i, \;
+        W_{k+1}[i, :] \leftarrow W_{k+1}[i, :] / d_i
+
+    A normalization layer undoes any scaling of the kernel before it, so that its own scale is the
+    weight into each unit. `infer_groups` finds the same groups in any network; here names say them.
+
+    Args:
+      params: layers of a `FullyConnected` network, ``layer_00`` ... with kernels and ``norm_00``
+        ... with scales and shifts; in batch-channel normalization the channel's.
+
+    Returns:
+      One group per hidden layer, taken as checked.
+
+    Raises:
+      ValueError: if the layers are no chain, or a hidden layer has no scale behind it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax import BatchNorm, FullyConnected
+      >>> from enorm_jax.norm_groups import norm_groups
+      >>> model = FullyConnected(depth=1, width=4, norm=BatchNorm)
+      >>> params = model.init(jax.random.key(0), jnp.ones((2, 3)), train=False)["params"]
+      >>> [(g.producers[0].name, g.consumers[0].name) for g in norm_groups(params)]
+      [('norm_00/scale', 'layer_01/kernel'), ('norm_01/scale', 'layer_02/kernel')]
+    """
+    tensors = {
+        tuple(getattr(key, "key", None) for key in path): (jax.tree_util.keystr(path), leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+
+    def slot(*names: str) -> Slot:
+        path, shape = tensors[names]
+        return Slot(path, tuple(shape), (0,))
+
+    groups = []
+    for before, after in itertools.pairwise(chain(params)):
+        name = before.replace("layer", "norm")
+        inner: Any = params.get(name, {})
+        place = (name, "channel") if "channel" in inner else (name,)
+        if (*place, "scale") not in tensors:
+            raise ValueError(
+                f"{before} has no normalization layer {name} with a scale behind it: "
+                "balance its kernel"
+            )
+        producer, shift = slot(*place, "scale"), slot(*place, "bias")
+        consumer = slot(after, "kernel")
+        groups.append(RescalingGroup(producer.shape[0], (producer,), (consumer,), (shift,)))
+    return Groups(tuple(groups), checked=True)
