@@ -4,7 +4,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from enorm_jax import data
+from enorm_jax import cifar10, data
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def make_archive(folder, rng):
     """The official archive in small: 3 images a file, channels first."""
     images = rng.integers(0, 256, (18, 3, 32, 32), dtype=np.uint8)
     labels = rng.integers(0, 10, 18, dtype=np.uint8)
-    path = folder / data.CIFAR10_ARCHIVE
+    path = folder / cifar10.CIFAR10_ARCHIVE
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
     with tarfile.open(path, "w:gz") as tar:
         for i, name in enumerate(names):
@@ -51,7 +51,7 @@ def test_standardization_follows_the_equation(rng):
 
 def test_the_official_archive_is_parsed(tmp_path, rng):
     path, images, labels = make_archive(tmp_path, rng)
-    train_images, train_labels, test_images, test_labels = data.parse_archive(path)
+    train_images, train_labels, test_images, test_labels = cifar10.parse_archive(path)
     np.testing.assert_array_equal(train_images, images[:15])
     np.testing.assert_array_equal(train_labels, labels[:15])
     np.testing.assert_array_equal(test_images, images[15:])
@@ -60,15 +60,15 @@ def test_the_official_archive_is_parsed(tmp_path, rng):
 
 def test_an_archive_with_another_checksum_is_refused(tmp_path, rng):
     make_archive(tmp_path, rng)
-    with pytest.raises(data.DataNotFoundError, match="is damaged"):
+    with pytest.raises(cifar10.DataNotFoundError, match="is damaged"):
         data.load("cifar10", tmp_path)
 
 
 def test_decoded_arrays_are_cached(tmp_path, rng, monkeypatch):
     path, *_ = make_archive(tmp_path, rng)
-    monkeypatch.setattr(data, "_read_archive", lambda folder: data.parse_archive(path))
+    monkeypatch.setattr(cifar10, "_read_archive", lambda folder: cifar10.parse_archive(path))
     first = data.load("cifar10", tmp_path)
-    monkeypatch.setattr(data, "_read_archive", None)
+    monkeypatch.setattr(cifar10, "_read_archive", None)
     second = data.load("cifar10", tmp_path)
     np.testing.assert_array_equal(data.load("cifar10").test_labels, second.test_labels)
     np.testing.assert_array_equal(first.train_images, second.train_images)
@@ -80,7 +80,7 @@ def test_a_damaged_cache_is_decoded_again_and_an_unwritable_one_done_without(
     tmp_path, rng, monkeypatch, caplog
 ):
     path, images, _ = make_archive(tmp_path, rng)
-    monkeypatch.setattr(data, "_read_archive", lambda folder: data.parse_archive(path))
+    monkeypatch.setattr(cifar10, "_read_archive", lambda folder: cifar10.parse_archive(path))
     cached = tmp_path / "cache" / "enorm_jax" / "cifar10-archive.npz"
     data.load("cifar10", tmp_path)
     cached.write_bytes(cached.read_bytes()[:1000])
@@ -93,12 +93,12 @@ def test_a_damaged_cache_is_decoded_again_and_an_unwritable_one_done_without(
 
 def test_without_data_and_network_one_line_names_both_ways_out(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(data.DataNotFoundError, match=r"--data-dir.*--dataset digits"):
+    with pytest.raises(cifar10.DataNotFoundError, match=r"--data-dir.*--dataset digits"):
         data.load("cifar10")
 
 
 def test_a_directory_without_cifar10_is_named(tmp_path):
-    with pytest.raises(data.DataNotFoundError, match=str(tmp_path)):
+    with pytest.raises(cifar10.DataNotFoundError, match=str(tmp_path)):
         data.load("cifar10", tmp_path)
 
 
