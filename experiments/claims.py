@@ -35,12 +35,11 @@ def written(results: Path) -> dict[Path, str]:
     if not store.results:
         raise InputError(f"{results} holds no finished cell of fc_sweep.py: give another")
     outcomes = [(claim, claim.judge(store)) for claim in CLAIMS]
-    text = report.claims_text(store, outcomes)
     if results.resolve() != RESULTS.resolve():
-        return {results / "CLAIMS.md": text}
+        return {results / "CLAIMS.md": report.claims_text(store, outcomes, "this folder")}
     blocks = {"results": readme.results(store), "verdicts": readme.verdicts(outcomes)}
     return {
-        HERE / "CLAIMS.md": text,
+        HERE / "CLAIMS.md": report.claims_text(store, outcomes, "`experiments/results/`"),
         README: readme.updated(README.read_text(encoding="utf-8"), blocks),
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from verdicts.intervals import Estimate, contrast
-from verdicts.ordering import beside, difference
+from verdicts.ordering import average, beside, difference
 from verdicts.outcome import Outcome, Table, depths_text, missing, plural
 from verdicts.runs import Runs, Setting
 from verdicts.store import Store
@@ -39,7 +39,7 @@ def on_average(
         rows.append((str(depth), precision, *map(str, sides), text))
     name = f"{upper.label} − {lower.label}"
     table = Table(("p", "precision", upper.label, lower.label, f"{name} (study)"), tuple(rows))
-    mean = contrast(store, [(w / len(used), runs) for w, runs in terms]) if used else None
+    mean = average(store, terms)
     figures = f"{mean} in the mean over p = {depths_text(used)}" if used else "no intervals"
     needed = f"on both sides, at {plural(enough, 'depth')}"
     return _decided(mean, figures, table, every, None if len(used) >= enough else needed)

@@ -40,7 +40,7 @@ class Estimate:
 
 def signed(value: float) -> str:
     """A difference with its sign: ``−0.70``."""
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # no −0.00
 
 
 @dataclasses.dataclass(frozen=True)

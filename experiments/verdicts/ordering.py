@@ -1,7 +1,8 @@
 """Claims on the order of settings, depth by depth."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from verdicts.intervals import Estimate, contrast, signed
 from verdicts.outcome import Outcome, State, Table, decide, missing, plural, reason, tally
@@ -31,36 +32,61 @@ def ordered(
       The outcome.
     """
     settings = list(dict.fromkeys(setting for pair in pairs for setting in pair))
-    states: dict[int, State] = {}
-    rows: list[tuple[str, ...]] = []
-    every: list[Runs] = []
-    compared = agreeing = 0
-    for depth in depths:
-        precision = store.precision(settings, [depth])
-        runs = {setting: store.at(setting, depth, precision) for setting in settings}
-        found = [difference(store, runs[upper], runs[lower]) for upper, lower in pairs]
-        of = [
-            _state(estimate, runs[upper], runs[lower], margin)
-            for estimate, (upper, lower) in zip(found, pairs, strict=True)
-        ]
-        worst: tuple[State, ...] = ("against", "missing", "one run", "open")
-        states[depth] = next((state for state in worst if state in of), "for")
-        values = [estimate.value for estimate in found if estimate]
-        compared += len(values) == len(pairs)
-        agreeing += len(values) == len(pairs) and min(values) >= 0
-        every += runs.values()
-        texts = [beside(e, pair, depth) for e, pair in zip(found, pairs, strict=True)]
-        rows.append((str(depth), precision, *map(str, runs.values()), *texts, states[depth]))
-    verdict = decide(states, needed, refuting=len(depths) - needed + 1)
+    at = {depth: _compare(store, settings, pairs, depth, margin) for depth in depths}
+    states = {depth: found.state for depth, found in at.items()}
+    rows = [found.row(pairs) for found in at.values()]
+    means = [average(store, [t for found in at.values() for t in found.terms(p)]) for p in pairs]
+    rows.append(("mean", "", *("" for _ in settings), *(str(mean or "–") for mean in means), ""))
+    ours = [[e.value for e in found.estimates if e] for found in at.values()]
+    ours = [values for values in ours if len(values) == len(pairs)]
     known = [[_published(pair, depth) for pair in pairs] for depth in depths]
+    agreeing, study = (sum(min(values) >= 0 for values in of) for of in (ours, known))
     figures = (
-        f"{tally(states)}; means in this order at {agreeing} of {plural(compared, 'depth')}, the "
-        f"study's at {sum(min(values) >= 0 for values in known)} of {len(depths)}"
+        f"{tally(states)}; means in this order at {agreeing} of {plural(len(ours), 'depth')}, the "
+        f"study's at {study} of {len(depths)}"
     )
     names = [f"{upper.label} − {lower.label} (study)" for upper, lower in pairs]
     header = ("p", "precision", *(setting.label for setting in settings), *names, "speaks")
+    verdict = decide(states, needed, refuting=len(depths) - needed + 1)
     why = reason(states) if verdict == "undecided" else ""
-    return Outcome(verdict, figures, (Table(header, tuple(rows)),), why, missing(every))
+    lacking = missing(runs for found in at.values() for runs in found.runs.values())
+    return Outcome(verdict, figures, (Table(header, tuple(rows)),), why, lacking)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Depth:
+    """Settings at one depth, in one precision, and the difference of each pair."""
+
+    depth: int
+    runs: Mapping[Setting, Runs]
+    estimates: Sequence[Estimate | None]
+    state: State
+
+    def row(self, pairs: Sequence[Pair]) -> tuple[str, ...]:
+        """A line of the table."""
+        runs = list(self.runs.values())
+        texts = [beside(e, p, self.depth) for e, p in zip(self.estimates, pairs, strict=True)]
+        return (str(self.depth), runs[0].precision, *map(str, runs), *texts, self.state)
+
+    def terms(self, pair: Pair) -> list[tuple[float, Runs]]:
+        """A pair's runs as terms of a contrast; none without an interval."""
+        upper, lower = (self.runs[setting] for setting in pair)
+        enough = min(len(upper.accuracies), len(lower.accuracies)) > 1
+        return [(1.0, upper), (-1.0, lower)] if enough else []
+
+
+def _compare(
+    store: Store, settings: Sequence[Setting], pairs: Sequence[Pair], depth: int, margin: float
+) -> _Depth:
+    precision = store.precision(settings, [depth])
+    runs = {setting: store.at(setting, depth, precision) for setting in settings}
+    found = [difference(store, runs[upper], runs[lower]) for upper, lower in pairs]
+    of = [
+        _state(estimate, runs[upper], runs[lower], margin)
+        for estimate, (upper, lower) in zip(found, pairs, strict=True)
+    ]
+    worst: tuple[State, ...] = ("against", "missing", "one run", "open")
+    return _Depth(depth, runs, found, next((state for state in worst if state in of), "for"))
 
 
 def difference(store: Store, upper: Runs, lower: Runs) -> Estimate | None:
@@ -68,6 +94,12 @@ def difference(store: Store, upper: Runs, lower: Runs) -> Estimate | None:
     if not upper.accuracies or not lower.accuracies:
         return None
     return contrast(store, [(1.0, upper), (-1.0, lower)])
+
+
+def average(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate | None:
+    """Mean over depths of differences, given as pairs of terms; None if there are none."""
+    depths = len(terms) // 2
+    return contrast(store, [(sign / depths, runs) for sign, runs in terms]) if terms else None
 
 
 def beside(estimate: Estimate | None, pair: Pair, depth: int) -> str:

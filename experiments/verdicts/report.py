@@ -11,7 +11,7 @@ from verdicts.store import Store
 
 HEAD = """# What holds of the study
 
-Written by `python experiments/claims.py` from the cells in `experiments/results/`; every figure
+Written by `python experiments/claims.py` from the cells in {folder}; every figure
 comes from there or from the published tables in `enorm_jax/published/`. The tests were stated when
 most of the runs had yet to be made.
 """
@@ -32,18 +32,20 @@ interval, and the depth is undecided. Seeds of two methods are treated as indepe
 prediction interval is where the mean of as many further runs as were published would lie.
 
 **Verdicts.** A depth speaks *for* a claim or *against* it; else its interval is *open*, or a side
-has *one run* (n = 1) or none (*missing*). In parentheses behind a difference stands the study's.
+has *one run* (n = 1) or none (*missing*). In parentheses behind a difference
+stands the study's. A last row *mean* is over the depths with an interval; it decides nothing.
 
 Standard deviation of a run about the mean of its depth, in percent, with degrees of freedom:
 """
 
 
-def claims_text(store: Store, outcomes: Sequence[tuple[Claim, Outcome]]) -> str:
+def claims_text(store: Store, outcomes: Sequence[tuple[Claim, Outcome]], folder: str) -> str:
     """All of CLAIMS.md.
 
     Args:
       store: all runs.
       outcomes: claims with what became of them.
+      folder: where the cells lie, in words.
 
     Returns:
       Markdown.
@@ -56,7 +58,9 @@ def claims_text(store: Store, outcomes: Sequence[tuple[Claim, Outcome]]) -> str:
         ),
     )
     sections = [_section(claim, outcome) for claim, outcome in outcomes]
-    return "\n".join([HEAD, markdown(top), READING, markdown(_spreads(store)), *sections])
+    return "\n".join(
+        [HEAD.format(folder=folder), markdown(top), READING, markdown(_spreads(store)), *sections]
+    )
 
 
 def markdown(table: Table) -> str:
@@ -76,10 +80,11 @@ def markdown(table: Table) -> str:
       |---|---|
       | 1 | 2 |
     """
-    lines = [table.header, ("---",) * len(table.header), *table.rows]
-    texts = [f"| {' | '.join(cells)} |" for cells in lines]
-    texts[1] = texts[1].replace(" ", "")
-    return "\n".join(text.replace("|  |", "| |") for text in texts) + "\n"
+    lines = [
+        "|" + "".join(f" {cell} |" if cell else " |" for cell in row)
+        for row in (table.header, *table.rows)
+    ]
+    return "\n".join([lines[0], "|" + "---|" * len(table.header), *lines[1:]]) + "\n"
 
 
 def _section(claim: Claim, outcome: Outcome) -> str:

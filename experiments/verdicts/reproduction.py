@@ -37,9 +37,10 @@ class Point:
         """As in ``+0.35 ± 0.80 (2)``, with the number of our runs."""
         if self.away is None:
             return str(self.runs)
-        outside = ", outside" if self.state == "against" else ""
+        lost = f", {self.runs.diverged} diverged" if self.runs.diverged else ""
         rounded = ", bfloat16" if self.runs.precision == "bfloat16" else ""
-        return f"{self.away} ({len(self.runs.accuracies)}{rounded}{outside})"
+        outside = ", outside" if self.state == "against" else ""
+        return f"{self.away} ({len(self.runs.accuracies)}{lost}{rounded}{outside})"
 
 
 def beside_published(store: Store, setting: Setting, depth: int) -> Point:
@@ -65,25 +66,13 @@ def reproduced(store: Store, parts: Mapping[Setting, Sequence[int]], share: floa
     """
     depths = sorted({depth for own in parts.values() for depth in own})
     points = {s: {p: beside_published(store, s, p) for p in own} for s, own in parts.items()}
-    rows: list[tuple[str, ...]] = []
-    of: list[Verdict] = []
-    for setting, own in points.items():
-        states = {depth: point.state for depth, point in own.items()}
-        needed = round(share * len(own))
-        of.append(decide(states, needed, refuting=len(own) - needed + 1))
-        away = [point.away.value for point in own.values() if point.away]
-        inside = [depth for depth in own if states[depth] == "for"]
-        judged = len(inside) + list(states.values()).count("against")
-        error = f"{statistics.fmean(map(abs, away)):.2f}" if away else "–"
-        mean = signed(statistics.fmean(away)) if away else "–"
-        count = f"{len(away)} of {len(own)}"
-        why = f": {reason(states)}" if of[-1] == "undecided" else ""
-        rows.append((setting.label, count, error, mean, f"{len(inside)} of {judged}", of[-1] + why))
+    of = [_verdict(own, share) for own in points.values()]
     verdict: Verdict = "undecided"
     if "does not hold" in of:
         verdict = "does not hold"
     elif set(of) == {"holds"}:
         verdict = "holds"
+    rows = [_summary(s, own, v) for (s, own), v in zip(points.items(), of, strict=True)]
     summary = Table(
         ("method", "depths with runs", "mean absolute difference", "mean difference", "inside",
          "verdict"),
@@ -98,15 +87,35 @@ def reproduced(store: Store, parts: Mapping[Setting, Sequence[int]], share: floa
         ),
     )
     shares = [f"{row[0]} {row[2]} ({row[1]} depths)" for row in rows if row[2] != "–"]
-    figures = f"mean absolute difference {', '.join(shares)}" if shares else "no runs"
     undecided = [row[0] for row, v in zip(rows, of, strict=True) if v == "undecided"]
-    every = [point.runs for own in points.values() for point in own.values()]
     return Outcome(
         verdict,
-        figures,
+        f"mean absolute difference {', '.join(shares)}" if shares else "no runs",
         (summary, detail) if detail.rows else (summary,),
         f"{', '.join(undecided)}: too few runs" if verdict == "undecided" else "",
-        missing(every),
+        missing(point.runs for own in points.values() for point in own.values()),
+    )
+
+
+def _verdict(points: Mapping[int, Point], share: float) -> Verdict:
+    needed = round(share * len(points))
+    states = {depth: point.state for depth, point in points.items()}
+    return decide(states, needed, refuting=len(points) - needed + 1)
+
+
+def _summary(setting: Setting, points: Mapping[int, Point], verdict: Verdict) -> tuple[str, ...]:
+    """A setting's line: how far ours are from the study's, and how many of those lie inside."""
+    states = {depth: point.state for depth, point in points.items()}
+    away = [point.away.value for point in points.values() if point.away]
+    of = list(states.values())
+    why = f": {reason(states)}" if verdict == "undecided" else ""
+    return (
+        setting.label,
+        f"{len(away)} of {len(points)}",
+        f"{statistics.fmean(map(abs, away)):.2f}" if away else "–",
+        signed(statistics.fmean(away)) if away else "–",
+        f"{of.count('for')} of {of.count('for') + of.count('against')}",
+        verdict + why,
     )
 
 
