@@ -11,12 +11,12 @@ from enorm_jax.cell import LATER
 from enorm_jax.methods import METHODS
 
 Result = dict[str, Any]
-OF_ENORM = ("bias_handling", "order", "balance_last")
+OF_ENORM = ("bias_handling", "order", "balance_last", "of_norms")
 SHARED = (
     "width", "epochs", "batch_size", "weight_decay", "precision",
-    *(name for name in LATER if name not in OF_ENORM),
+    *(name for name in LATER if name not in (*OF_ENORM, "rates")),
 )  # fmt: skip
-STUDY = {"width": 500, "epochs": 60, "batch_size": 256, "weight_decay": 1e-3}
+PROTOCOL = {"width": 500, "epochs": 60, "batch_size": 256, "weight_decay": 1e-3}
 OWN = ("learning_rate", "c", *OF_ENORM)
 
 
@@ -37,19 +37,20 @@ def comparable(results: Iterable[Result], depth: int, bias: bool) -> dict[str, l
     groups: dict[tuple[Any, ...], list[Result]] = collections.defaultdict(list)
     for result in results:
         result = LATER | result
-        if result["depth"] == depth and result["bias"] == bias:
+        searched = result["rates"]  # several runs a seed
+        if result["depth"] == depth and result["bias"] == bias and not searched:
             groups[tuple(result[name] for name in SHARED)].append(result)
     if not groups:
         return {}
     together = max(groups.values(), key=_setting)
     found = {}
-    for method in METHODS:
+    present = {result["method"] for result in together}
+    for method in [*(m for m in METHODS if m in present), *sorted(present - set(METHODS))]:
         own: dict[tuple[Any, ...], list[Result]] = collections.defaultdict(list)
         for result in together:
             if result["method"] == method:
                 own[tuple(result[name] for name in OWN)].append(result)
-        if own:
-            found[method] = max(own.values(), key=_own)
+        found[method] = max(own.values(), key=_own)
     return found
 
 
@@ -80,7 +81,7 @@ def _setting(results: Sequence[Result]) -> tuple[bool, int, int, int, bool]:
     first = results[0]
     variants = sum(first[name] != LATER[name] for name in SHARED if name in LATER)
     return (
-        all(first[name] == value for name, value in STUDY.items()),
+        all(first[name] == value for name, value in PROTOCOL.items()),
         -variants,
         len({result["method"] for result in results}),
         sum(len(result["seeds"]) for result in results),
@@ -91,7 +92,8 @@ def _setting(results: Sequence[Result]) -> tuple[bool, int, int, int, bool]:
 def _own(results: Sequence[Result]) -> tuple[int, bool, int]:
     """How good a method's own setting is to show."""
     first = results[0]
-    rate = published.learning_rate(first["method"], first["depth"])
-    usual = first["learning_rate"] == rate and first["c"] in (1.2, None)
+    known = published.has_rates(first["method"])
+    rate = published.learning_rate(first["method"], first["depth"]) if known else None
+    usual = rate in (None, first["learning_rate"]) and first["c"] in (1.2, None)
     variants = sum(first[name] != LATER[name] for name in OF_ENORM)
     return -variants, usual, sum(len(result["seeds"]) for result in results)

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, ScalarFormatter
 from enorm_jax import cli
 from enorm_jax.curves import comparable, curves
 from enorm_jax.errors import InputError
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import make_method
 from enorm_jax.plotting import save
 from enorm_jax.results import read_results
 
@@ -32,7 +32,7 @@ def draw(axis: Axes, results: list[dict[str, Any]]) -> None:
     every = curves(results, "kernel_norms")
     finished = every[~np.isnan(every).any(axis=(1, 2))]
     lost = len(every) - len(finished)
-    title = f"{METHODS[results[0]['method']].label}, n = {len(finished)}"
+    title = f"{make_method(results[0]['method']).label}, n = {len(finished)}"
     axis.set_title(title + (f", {lost} diverged" if lost else ""), fontsize=11)
     if not len(finished):
         return
@@ -108,9 +108,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder for the drawings; default: that of the cells"
     )
+    parser.add_argument(
+        "--method", type=cli.methods, default="study", help="methods: study, all or their names"
+    )
     args = parser.parse_args()
     out = args.out or (args.results if args.results != STUDY else HERE)
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
+    cells = [cell for cell in cells if cell["method"] in args.method]
     drawn = False
     for dataset in sorted({cell["dataset"] for cell in cells}):
         own = [cell for cell in cells if cell["dataset"] == dataset]

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from enorm_jax import cli
 from enorm_jax.curves import comparable, curves
 from enorm_jax.errors import InputError
-from enorm_jax.methods import METHODS
-from enorm_jax.plotting import STYLES, save
+from enorm_jax.methods import make_method
+from enorm_jax.plotting import OTHER, STYLES, save
 from enorm_jax.results import read_results
 
 HERE = Path(__file__).parent
@@ -32,10 +32,10 @@ def draw(axis: Axes, cells: dict[str, list[dict[str, Any]]], name: str) -> None:
         every = curves(results, name)
         finished = every[~np.isnan(every).any(axis=1)]
         lost = len(every) - len(finished)
-        label = f"{METHODS[method].label}, n = {len(finished)}"
+        label = f"{make_method(method).label}, n = {len(finished)}"
         label += f", {lost} diverged" if lost else ""
         if not len(finished):
-            axis.plot([], [], label=label, **STYLES[method])
+            axis.plot([], [], label=label, **STYLES.get(method, OTHER))
             continue
         epochs = np.arange(1, finished.shape[1] + 1)
         step = max(1, len(epochs) // 6)
@@ -47,11 +47,11 @@ def draw(axis: Axes, cells: dict[str, list[dict[str, Any]]], name: str) -> None:
             markersize=5,
             markerfacecolor="white",
             markevery=(step * place // len(cells), step),  # apart, where curves lie together
-            **STYLES[method],
+            **STYLES.get(method, OTHER),
         )
         if len(finished) > 1:
             low, high = finished.min(axis=0), finished.max(axis=0)
-            color = STYLES[method]["color"]
+            color = STYLES.get(method, OTHER)["color"]
             axis.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
     axis.grid(alpha=0.25)
 
@@ -99,9 +99,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder for the drawings; default: that of the cells"
     )
+    parser.add_argument(
+        "--method", type=cli.methods, default="study", help="methods: study, all or their names"
+    )
     args = parser.parse_args()
     out = args.out or (args.results if args.results != STUDY else HERE)
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
+    cells = [cell for cell in cells if cell["method"] in args.method]
     drawn = False
     for dataset in sorted({cell["dataset"] for cell in cells}):
         own = [cell for cell in cells if cell["dataset"] == dataset]

@@ -112,3 +112,10 @@ def test_depths_for_and_against_decide():
     assert outcome.decide({1: "for", 3: "open"}, needed=2, refuting=1) == "undecided"
     assert outcome.decide({1: "for", 3: "against"}, needed=1, refuting=1) == "does not hold"
     assert outcome.depths_text([19, 1, 9, 5, 7]) == "1, 5–9, 19"
+
+
+def test_a_search_of_rates_is_no_run_of_the_study():
+    search = cell(ENORM, 9, [50.0, 51.0, 52.0, 53.0], seeds=[0, 1], rates=[0.1, 0.01])
+    found = judge("enorm-baseline", [search], cells(BASELINE, 53.0))
+    assert found.reason == "no runs at p = 1–19"
+    assert judge("bfloat16", [search]).figures == "no pairs"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from compare_precision import DEPTHS, MARGIN, PAIRS, differences, equivalence
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import STUDY, make_method
 from enorm_jax.results import interval
 from verdicts.intervals import Estimate
 from verdicts.outcome import Outcome, Table, Verdict, depths_text
@@ -21,10 +21,10 @@ def equal(store: Store) -> Outcome:
     """
     found = differences(store.results)
     rows = tuple(
-        (METHODS[method].label, str(depth), str(Estimate(*interval(values))), str(len(values)))
+        (make_method(method).label, str(depth), str(Estimate(*interval(values))), str(len(values)))
         for (method, depth), values in sorted(found.items())
     )
-    lacking = "; ".join(filter(None, (_lacking(method, found) for method in METHODS)))
+    lacking = "; ".join(filter(None, (_lacking(method, found) for method in STUDY)))
     lacking = lacking and f"pairs of runs: {lacking}"
     if not found:
         return Outcome("undecided", "no pairs", (), "no setting in both precisions", lacking)
@@ -49,4 +49,4 @@ def _lacking(method: str, found: Mapping[tuple[str, int], list[float]]) -> str:
         for count in sorted(set(counts.values()), reverse=True)
         if count > 0
     ]
-    return f"{METHODS[method].label} {', '.join(texts)}" if texts else ""
+    return f"{make_method(method).label} {', '.join(texts)}" if texts else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enorm_jax import published
 from enorm_jax.cell import Cell
 from enorm_jax.layers import Precision
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import make_method
 from enorm_jax.optimizer import Schedule
 from enorm_jax.state_rescaling import StateBias
 
@@ -20,7 +20,7 @@ class Setting:
     """The study's setting for a method, with what a claim changes in it.
 
     Attributes:
-      method: a key of `METHODS`.
+      method: one of the study's, a key of `METHODS`.
       bias: whether layers have a bias.
       bias_handling: what ENorm does with biases.
       schedule: of the learning rate.
@@ -39,7 +39,7 @@ class Setting:
         parts = ["gauge"] if self.bias_handling == "gauge" else []
         parts += [f"{self.schedule} schedule"] if self.schedule != "linear" else []
         parts += ["softmax"] if self.softmax else []
-        name = METHODS[self.method].label + (" with bias" if self.bias else "")
+        name = make_method(self.method).label + (" with bias" if self.bias else "")
         return name + (f" ({', '.join(parts)})" if parts else "")
 
     @property
@@ -58,7 +58,7 @@ class Setting:
             bias=self.bias,
             epochs=EPOCHS,
             learning_rate=published.learning_rate(self.method, depth),
-            c=1.2 if METHODS[self.method].equalize else None,
+            c=1.2 if make_method(self.method).equalize else None,
             batch_size=256,
             weight_decay=1e-3,
             precision=precision,

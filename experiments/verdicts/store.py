@@ -16,7 +16,8 @@ class Store:
     """Runs by setting, depth and precision."""
 
     def __init__(self, results: Iterable[dict[str, Any]]):
-        self.results = [result for result in results if result.get("experiment") == "fc"]
+        # A search has several runs a seed, and tests on images held out.
+        self.results = [r for r in results if r.get("experiment") == "fc" and not r.get("rates")]
         self._runs: dict[tuple[Any, ...], list[tuple[int, Run]]] = {}
         for result in self.results:
             self._runs.setdefault(_key(LATER | result), []).extend(_runs(result))
