@@ -9,7 +9,7 @@ the interval of the mean difference over all pairs lies within ± 0.5 percent.
 """
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ def differences(results: Iterable[dict[str, Any]]) -> dict[tuple[str, int], list
     accuracies: dict[Setting, dict[str, float]] = collections.defaultdict(dict)
     for result in results:
         result = LATER | result
+        if result["rates"]:  # a search: several runs a seed
+            continue
         setting = tuple(result[key] for key in SETTINGS)
         for seed, accuracy in zip(result["seeds"], result["test_accuracy"], strict=True):
             if accuracy is not None:
@@ -53,6 +55,22 @@ def differences(results: Iterable[dict[str, Any]]) -> dict[tuple[str, int], list
         if {"float32", "bfloat16"} <= of.keys():
             found[setting[1], setting[2]].append(of["bfloat16"] - of["float32"])
     return dict(found)
+
+
+def equivalence(found: Mapping[tuple[str, int], list[float]]) -> tuple[float, float | None, str]:
+    """The verdict on differences, by the rule above.
+
+    Args:
+      found: differences by method and depth, at least one.
+
+    Returns:
+      Their mean, the half-width of its interval or None, and the verdict.
+    """
+    mean, half = interval([value for values in found.values() for value in values])
+    complete = all(len(found.get((m, p), [])) >= PAIRS for m in STUDY for p in DEPTHS)
+    equivalent = complete and half is not None and abs(mean) + half < MARGIN
+    verdict = "equivalent" if equivalent else "different" if complete else "undecided: runs missing"
+    return mean, half, verdict
 
 
 def main() -> None:
@@ -80,10 +98,7 @@ def main() -> None:
             make_method(method).label, str(depth), format_interval(values), str(len(values))
         )
     every = [value for values in found.values() for value in values]
-    mean, half = interval(every)
-    complete = all(len(found.get((m, p), [])) >= PAIRS for m in STUDY for p in DEPTHS)
-    equivalent = complete and half is not None and abs(mean) + half < MARGIN
-    verdict = "equivalent" if equivalent else "different" if complete else "undecided: runs missing"
+    mean, half, verdict = equivalence(found)
     write_json(
         args.out,
         {

@@ -8,11 +8,13 @@ study's table 1.
 """
 
 import csv
+import functools
 from importlib import resources
 
 from enorm_jax.errors import InputError
 
 
+@functools.cache
 def _rows(name: str) -> list[dict[str, str]]:
     text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

@@ -1,0 +1,1 @@
+"""The published claims as values: the runs, the intervals, the rules and the text."""

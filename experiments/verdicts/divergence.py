@@ -1,0 +1,142 @@
+"""Claims on whether runs diverge, and where."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from scipy.stats import beta
+
+from verdicts.outcome import (
+    Outcome,
+    State,
+    Table,
+    Verdict,
+    decide,
+    missing,
+    reason,
+    tally,
+)
+from verdicts.runs import Run, Runs, Setting
+from verdicts.store import Store
+
+CHANCE, LEARNED = 10.0, 30.0  # percent of ten classes; and what no untrained network has
+
+
+def lost_in_first_epoch(run: Run) -> bool:
+    """Whether the first attempt diverged before the second epoch."""
+    return bool(run.lost) and run.lost[0]["epoch"] == 0
+
+
+def trains(run: Run) -> bool:
+    """Whether it finished at once and learned something."""
+    return not run.lost and run.accuracy is not None and run.accuracy >= LEARNED
+
+
+def finishes_at_chance(run: Run) -> bool:
+    """Whether it finished at once, and no better than twice guessing."""
+    return not run.lost and run.accuracy is not None and run.accuracy <= 2 * CHANCE
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What all runs of a setting do at some depths.
+
+    Attributes:
+      setting: the setting.
+      depths: where.
+      does: true for a run that does it.
+      any_epochs: whether runs of other than 60 epochs show it, too.
+    """
+
+    setting: Setting
+    depths: Sequence[int]
+    does: Callable[[Run], bool]
+    any_epochs: bool = False
+
+
+def all_do(store: Store, parts: Sequence[Expected], needed: int) -> Outcome:
+    """Whether all runs do what is expected, two at least at enough depths.
+
+    Args:
+      store: all runs.
+      parts: what is expected where; each depth once.
+      needed: how many depths have to show it. One depth, of two runs or more, that shows
+        another thing refutes it.
+
+    Returns:
+      The outcome.
+    """
+    states: dict[int, State] = {}
+    every: list[Runs] = []
+    rows: list[tuple[str, ...]] = []
+    count = as_expected = 0
+    for part in parts:
+        for depth in part.depths:
+            precision = store.precision([part.setting], [depth], part.any_epochs)
+            runs = store.at(part.setting, depth, precision, part.any_epochs)
+            every.append(runs)
+            good = [part.does(run) for run in runs.runs]
+            count, as_expected = count + len(good), as_expected + sum(good)
+            enough: State = "for" if all(good) else "against"
+            states[depth] = enough if len(good) > 1 else "one run" if good else "missing"
+            known = part.setting.published(depth) if part.setting.published_so else None
+            study = "" if known is None else "NaN" if math.isnan(known) else f"{known:.2f}"
+            what = "; ".join(map(_fate, runs.runs)) or "–"
+            rows.append((str(depth), precision, what, study, states[depth]))
+    verdict = decide(states, needed, refuting=1)
+    header = ("p", "precision", f"{parts[0].setting.label}: each run", "study", "speaks")
+    table = Table(header, tuple(sorted(rows, key=lambda row: int(row[0]))))
+    figures = f"{as_expected} of {count} runs as claimed; {tally(states)}" if count else "no runs"
+    why = reason(states) if verdict == "undecided" and count else ""
+    return Outcome(verdict, figures, (table,), why, missing(every))
+
+
+def occasional(
+    store: Store, setting: Setting, depths: Sequence[int], enough: int, rate: float
+) -> Outcome:
+    """Whether some runs diverge, fewer than half, and train when started with another seed.
+
+    Args:
+      store: all runs.
+      setting: the setting; in one precision at all depths.
+      depths: over which runs are counted together.
+      enough: how many runs there have to be.
+      rate: what is no longer occasional; refuted if no run diverged and the exact 95 %
+        interval of the rate ends below it.
+
+    Returns:
+      The outcome.
+    """
+    precision = store.precision([setting], depths)
+    groups = [store.at(setting, depth, precision) for depth in depths]
+    runs = [run for group in groups for run in group.runs]
+    lost = [run for run in runs if run.lost]
+    cured = [run for run in lost if run.accuracy is not None]
+    lost_again = [run for run in lost if run.accuracy is None and len(run.lost) > 1]
+    some_last = len(lost) < len(runs)
+    bound = float(beta.ppf(0.975, len(lost) + 1, len(runs) - len(lost))) if some_last else 1.0
+    figures = (
+        f"{len(lost)} of {len(runs)} runs diverged, {len(cured)} of them cured by a "
+        f"restart; 95 % bound on the rate {100 * bound:.0f} %"
+    )
+    rows = tuple((str(g.depth), precision, "; ".join(map(_fate, g.runs)) or "–") for g in groups)
+    table = Table(("p", "precision", f"{setting.label}: each run"), rows)
+    verdict: Verdict = "undecided"
+    why = ""
+    if len(runs) < enough:
+        why = f"{enough} runs are needed"
+    elif lost_again or 2 * len(lost) >= len(runs) or (not lost and bound < rate):
+        verdict = "does not hold"
+    elif not lost:
+        why = "none diverged, which a rate that is called occasional does not exclude"
+    elif len(cured) < len(lost):
+        why = "not every lost run was started again"
+    else:
+        verdict = "holds"
+    return Outcome(verdict, figures, (table,), why, missing(groups))
+
+
+def _fate(run: Run) -> str:
+    where = [f"diverged at epoch {d['epoch']}, step {d['step']}" for d in run.lost]
+    end = [] if run.accuracy is None else [f"{run.accuracy:.2f} %"]
+    return ", then ".join(where + end)

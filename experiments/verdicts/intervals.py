@@ -1,0 +1,132 @@
+"""95 % intervals of differences between means of runs, after Welch and Satterthwaite."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import scipy.stats
+
+from verdicts.runs import DEPTHS, Runs, Setting
+from verdicts.store import Store
+
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes:
+      value: in percent of test accuracy.
+      half: half-width of the interval, None where a side has fewer than two runs.
+    """
+
+    value: float
+    half: float | None
+
+    def above(self, bound: float = 0.0) -> bool:
+        """Whether the whole interval lies above a bound."""
+        return self.half is not None and self.value - self.half > bound
+
+    def below(self, bound: float = 0.0) -> bool:
+        """Whether the whole interval lies below a bound."""
+        return self.half is not None and self.value + self.half < bound
+
+    def __str__(self) -> str:
+        """As in ``+0.35 ± 0.80``."""
+        return signed(self.value) + ("" if self.half is None else f" ± {self.half:.2f}")
+
+
+def signed(value: float) -> str:
+    """A difference with its sign: ``−0.70``."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # no −0.00
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How much runs of one setting and precision scatter, from all depths together.
+
+    Attributes:
+      variance: of a run's accuracy, about the mean of its depth.
+      freedom: degrees of freedom, runs minus depths.
+    """
+
+    variance: float
+    freedom: int
+
+
+def spread(store: Store, runs: Runs) -> Spread:
+    """Scatter of the setting and precision that runs are of.
+
+    Args:
+      store: all runs.
+      runs: at one depth.
+
+    Returns:
+      Its variance; 0 with no degrees of freedom if no depth has two runs.
+    """
+    square, freedom = 0.0, 0
+    for depth in sorted({*DEPTHS, runs.depth}):
+        found = store.at(runs.setting, depth, runs.precision)
+        if len(found.accuracies) > 1:
+            square += sum((value - found.mean) ** 2 for value in found.accuracies)
+            freedom += len(found.accuracies) - 1
+    return Spread(square / freedom if freedom else 0.0, freedom)
+
+
+def contrast(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate:
+    r"""A weighted sum of mean accuracies.
+
+    .. math::
+        \sum_i w_i \bar x_i \pm t_{0.975, \nu} \sqrt{\sum_g v_g}, \quad
+        v_g = s_g^2 \sum_{i \in g} w_i^2 / n_i, \quad
+        \nu = \frac{(\sum_g v_g)^2}{\sum_g v_g^2 / \nu_g}
+
+    where g runs over settings, whose variances s_g² come from all their depths.
+
+    Args:
+      store: all runs.
+      terms: weights, and runs of which at least one finished.
+
+    Returns:
+      The sum; without an interval if fewer than two runs of a term finished.
+    """
+    value = math.fsum(weight * runs.mean for weight, runs in terms)
+    if any(len(runs.accuracies) < 2 for _, runs in terms):
+        return Estimate(value, None)
+    parts: dict[tuple[Setting, str], float] = collections.defaultdict(float)
+    spreads: dict[tuple[Setting, str], Spread] = {}
+    for weight, runs in terms:
+        group = runs.setting, runs.precision
+        spreads[group] = spread(store, runs)
+        parts[group] += spreads[group].variance * weight**2 / len(runs.accuracies)
+    return Estimate(value, _half(list(parts.values()), [spreads[g].freedom for g in parts]))
+
+
+def prediction(store: Store, runs: Runs, count: int) -> Estimate:
+    r"""Where the mean of further runs at the same setting lies, in 95 of 100 cases.
+
+    .. math:: \bar x \pm t_{0.975, \nu} \, s \sqrt{1 / n + 1 / m}
+
+    Args:
+      store: all runs.
+      runs: of which at least one finished.
+      count: number m of further runs.
+
+    Returns:
+      Our mean and the interval's half-width; none if fewer than two runs finished.
+    """
+    if len(runs.accuracies) < 2:
+        return Estimate(runs.mean, None)
+    scatter = spread(store, runs)
+    variance = scatter.variance * (1 / len(runs.accuracies) + 1 / count)
+    return Estimate(runs.mean, _half([variance], [scatter.freedom]))
+
+
+def _half(variances: Sequence[float], freedoms: Sequence[int]) -> float:
+    total = math.fsum(variances)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / math.fsum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(total))

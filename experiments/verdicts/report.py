@@ -1,0 +1,113 @@
+"""CLAIMS.md: the verdicts in a table, how they were reached, and each claim's figures."""
+
+import math
+from collections.abc import Sequence
+
+from enorm_jax.layers import PRECISIONS
+from verdicts.findings import BASELINE, BASELINE_BIAS, BN, BOTH, ENORM, ENORM_BIAS
+from verdicts.intervals import Spread, spread
+from verdicts.outcome import Claim, Outcome, Table
+from verdicts.store import Store
+
+HEAD = """# What holds of the study
+
+Written by `python experiments/claims.py` from the cells in {folder}; every figure
+comes from there or from the published tables in `enorm_jax/published/`. The tests were stated when
+most of the runs had yet to be made.
+"""
+
+READING = """## How to read it
+
+**Runs.** Cells of the same setting are pooled, each seed once: CIFAR-10, width 500, 60 epochs,
+batches of 256, weight decay 0.001, c = 1.2, published learning rates, and nothing else changed
+but what a claim names. Tables give the mean test accuracy in percent and, in parentheses, the
+number of runs; those that diverged have no accuracy and stand beside it. A comparison is made in
+one precision of the matrix products, at each depth the one with the most runs. p = 3–7 stands for
+p = 3, 5, 7.
+
+**Intervals** are of 95 %, by Student's t after Welch and Satterthwaite: both sides keep their own
+variance, which is taken from all depths of a setting and precision together, since two or three
+runs at one depth say little about it. Where a side has fewer than two runs at a depth there is no
+interval, and the depth is undecided. Seeds of two methods are treated as independent. A
+prediction interval is where the mean of as many further runs as were published would lie.
+
+**Verdicts.** A depth speaks *for* a claim or *against* it; else its interval is *open*, or a side
+has *one run* (n = 1) or none (*missing*). In parentheses behind a difference
+stands the study's. A last row *mean* is over the depths with an interval; it decides nothing.
+
+Standard deviation of a run about the mean of its depth, in percent, with degrees of freedom:
+"""
+
+
+def claims_text(store: Store, outcomes: Sequence[tuple[Claim, Outcome]], folder: str) -> str:
+    """All of CLAIMS.md.
+
+    Args:
+      store: all runs.
+      outcomes: claims with what became of them.
+      folder: where the cells lie, in words.
+
+    Returns:
+      Markdown.
+    """
+    top = Table(
+        ("claim", "verdict", "figures"),
+        tuple(
+            (f"[{claim.title}](#{claim.name})", f"**{outcome.verdict}**", outcome.figures)
+            for claim, outcome in outcomes
+        ),
+    )
+    sections = [_section(claim, outcome) for claim, outcome in outcomes]
+    return "\n".join(
+        [HEAD.format(folder=folder), markdown(top), READING, markdown(_spreads(store)), *sections]
+    )
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown.
+
+    Args:
+      table: the table.
+
+    Returns:
+      Its lines, with a newline at the end.
+
+    Example:
+      >>> from verdicts.outcome import Table
+      >>> from verdicts.report import markdown
+      >>> print(markdown(Table(("p", "n"), (("1", "2"),))), end="")
+      | p | n |
+      |---|---|
+      | 1 | 2 |
+    """
+    lines = [
+        "|" + "".join(f" {cell} |" if cell else " |" for cell in row)
+        for row in (table.header, *table.rows)
+    ]
+    return "\n".join([lines[0], "|" + "---|" * len(table.header), *lines[1:]]) + "\n"
+
+
+def _section(claim: Claim, outcome: Outcome) -> str:
+    verdict = f"**{outcome.verdict.capitalize()}**" + (
+        f" ({outcome.reason})" if outcome.reason else ""
+    )
+    parts = [
+        f'<a id="{claim.name}"></a>\n\n## {claim.title}\n',
+        f"{verdict}: {outcome.figures}.\n",
+        f"*Claim.* {claim.published}\n",
+        f"*Test.* {claim.test}\n",
+        *map(markdown, outcome.tables),
+    ]
+    return "\n".join([*parts, *([f"*Missing:* {outcome.missing}.\n"] if outcome.missing else [])])
+
+
+def _spreads(store: Store) -> Table:
+    def text(found: Spread) -> str:
+        return f"{math.sqrt(found.variance):.2f} ({found.freedom})" if found.freedom else "–"
+
+    settings = (BASELINE, BN, ENORM, BOTH, BASELINE_BIAS, ENORM_BIAS)
+    rows = [
+        (precision, *(text(spread(store, store.at(s, 1, precision))) for s in settings))
+        for precision in PRECISIONS
+    ]
+    return Table(("precision", *(setting.label for setting in settings)), tuple(rows))

@@ -1,0 +1,129 @@
+"""Settings of the study, and runs at one of them."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+
+from enorm_jax import published
+from enorm_jax.cell import Cell
+from enorm_jax.layers import Precision
+from enorm_jax.methods import make_method
+from enorm_jax.optimizer import Schedule
+from enorm_jax.state_rescaling import StateBias
+
+DEPTHS = tuple(range(1, 20, 2))
+EPOCHS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The study's setting for a method, with what a claim changes in it.
+
+    Attributes:
+      method: one of the study's, a key of `METHODS`.
+      bias: whether layers have a bias.
+      bias_handling: what ENorm does with biases.
+      schedule: of the learning rate.
+      softmax: whether the outputs pass a softmax before the loss.
+    """
+
+    method: str
+    bias: bool = False
+    bias_handling: StateBias = "scale"
+    schedule: Schedule = "linear"
+    softmax: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        parts = ["gauge"] if self.bias_handling == "gauge" else []
+        parts += [f"{self.schedule} schedule"] if self.schedule != "linear" else []
+        parts += ["softmax"] if self.softmax else []
+        name = make_method(self.method).label + (" with bias" if self.bias else "")
+        return name + (f" ({', '.join(parts)})" if parts else "")
+
+    @property
+    def published_so(self) -> bool:
+        """Whether it is the setting that the study describes."""
+        return self == Setting(self.method, self.bias)
+
+    def cell(self, depth: int, precision: Precision) -> Cell:
+        """A cell of this setting, with one seed."""
+        return Cell(
+            experiment="fc",
+            dataset="cifar10",
+            method=self.method,
+            depth=depth,
+            width=500,
+            bias=self.bias,
+            epochs=EPOCHS,
+            learning_rate=published.learning_rate(self.method, depth),
+            c=1.2 if make_method(self.method).equalize else None,
+            batch_size=256,
+            weight_decay=1e-3,
+            precision=precision,
+            restarts=0,
+            seeds=(0,),
+            bias_handling=self.bias_handling,
+            schedule=self.schedule,
+            softmax=self.softmax,
+        )
+
+    def published(self, depth: int) -> float | None:
+        """The study's accuracy (%), nan if it diverged there, None if there is no such point."""
+        return published.accuracies("study", self.method, self.bias).get(depth)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One seed.
+
+    Attributes:
+      seed: as asked for.
+      epochs: how many it was to train.
+      accuracy: test accuracy (%) after the last epoch, None if it diverged.
+      lost: where each attempt diverged, as ``{"epoch": 0, "step": 38}``; empty if none did.
+    """
+
+    seed: int
+    epochs: int
+    accuracy: float | None
+    lost: tuple[Mapping[str, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """All runs of a setting at one depth and precision."""
+
+    setting: Setting
+    depth: int
+    precision: Precision
+    runs: tuple[Run, ...]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Of the runs that finished (%)."""
+        return [run.accuracy for run in self.runs if run.accuracy is not None]
+
+    @property
+    def diverged(self) -> int:
+        """How many runs did not finish."""
+        return len(self.runs) - len(self.accuracies)
+
+    @property
+    def all_diverged(self) -> bool:
+        """Whether there are two runs or more, and none finished."""
+        return self.diverged > 1 and not self.accuracies
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy (%) of the runs that finished; there must be one."""
+        return statistics.fmean(self.accuracies)
+
+    def __str__(self) -> str:
+        """Mean and number of runs, those that diverged beside them: ``52.58 (2, 1 diverged)``."""
+        found = self.accuracies
+        lost = f"{self.diverged} diverged" if self.diverged else ""
+        if not found:
+            return f"– ({lost})" if lost else "–"
+        return f"{self.mean:.2f} ({', '.join(filter(None, [str(len(found)), lost]))})"

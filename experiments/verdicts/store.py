@@ -1,0 +1,83 @@
+"""The study's runs out of its cells: settings never mixed, each seed once."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from enorm_jax.cell import LATER, POOLED, Cell
+from enorm_jax.layers import PRECISIONS, Precision
+from verdicts.runs import EPOCHS, Run, Runs, Setting
+
+# A run of one epoch is the first epoch of a longer one, so that epochs are no part of the key.
+KEYS = [f.name for f in dataclasses.fields(Cell) if f.name not in (*POOLED, "epochs")]
+
+
+class Store:
+    """Runs by setting, depth and precision."""
+
+    def __init__(self, results: Iterable[dict[str, Any]]):
+        # A search has several runs a seed, and tests on images held out.
+        self.results = [r for r in results if r.get("experiment") == "fc" and not r.get("rates")]
+        self._runs: dict[tuple[Any, ...], list[tuple[int, Run]]] = {}
+        for result in self.results:
+            self._runs.setdefault(_key(LATER | result), []).extend(_runs(result))
+
+    def at(
+        self, setting: Setting, depth: int, precision: Precision, any_epochs: bool = False
+    ) -> Runs:
+        """Runs of a setting, each seed once: the longest, and most often restarted.
+
+        Args:
+          setting: the setting.
+          depth: number of hidden-to-hidden layers p.
+          precision: of the matrix products.
+          any_epochs: whether runs of other than the study's 60 epochs count.
+
+        Returns:
+          The runs, by seed; empty if there are none.
+        """
+        found = self._runs.get(_key(dataclasses.asdict(setting.cell(depth, precision))), [])
+        if not any_epochs:
+            found = [(again, run) for again, run in found if run.epochs == EPOCHS]
+        ordered = sorted(found, key=lambda pair: (pair[1].epochs, pair[0]))
+        last = {run.seed: run for _, run in ordered}
+        return Runs(setting, depth, precision, tuple(last[seed] for seed in sorted(last)))
+
+    def precision(
+        self, settings: Sequence[Setting], depths: Sequence[int], any_epochs: bool = False
+    ) -> Precision:
+        """The precision to compare settings in: that of the most runs a side, then of all runs.
+
+        Args:
+          settings: the sides of a comparison.
+          depths: at which they are compared.
+          any_epochs: as for `at`.
+
+        Returns:
+          ``"float32"`` if both have as many.
+        """
+
+        def counts(precision: Precision) -> tuple[int, int]:
+            of = [len(self.at(s, p, precision, any_epochs).runs) for s in settings for p in depths]
+            return sum(min(of[i :: len(depths)]) for i in range(len(depths))), sum(of)
+
+        return max(PRECISIONS, key=lambda p: (counts(p), p == "float32"))
+
+
+def _key(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(settings.get(key) for key in KEYS)
+
+
+def _runs(result: Mapping[str, Any]) -> list[tuple[int, Run]]:
+    """Runs of a cell, each with the number of restarts that it could have had."""
+    columns = (result[name] for name in ("seeds", "test_accuracy", "diverged", "restarted"))
+    found = []
+    for seed, accuracy, last, earlier in zip(*columns, strict=True):
+        lost = (*earlier, last) if last else tuple(earlier)
+        found.append((result["restarts"], Run(seed, result["epochs"], _percent(accuracy), lost)))
+    return found
+
+
+def _percent(accuracy: float | None) -> float | None:
+    """The accuracy as the share of 10,000 images that it is, without float32's last digits."""
+    return None if accuracy is None else round(accuracy, 2)

@@ -1,0 +1,121 @@
+"""The laws of verdicts and their intervals, on made-up cells."""
+
+import pytest
+import scipy.stats
+
+from made_up_cells import LOST, cell, cells, judge
+from verdicts import outcome, readme
+from verdicts.findings import BASELINE, BASELINE_BIAS, BN, BOTH, ENORM, ENORM_BIAS, NOTEBOOK
+from verdicts.intervals import contrast, prediction
+from verdicts.runs import DEPTHS
+from verdicts.store import Store
+
+DEEP, SHALLOW = DEPTHS[5:], DEPTHS[:5]
+
+
+def test_precisions_and_settings_are_never_mixed():
+    low = cells(BASELINE, 53.0)
+    changes = {"precision": "bfloat16", "width": 400, "c": 1.1, "epochs": 30, "bias": True,
+               "learning_rate": 0.02, "init": "he_normal", "dataset": "digits"}  # fmt: skip
+    for other in ({name: value} for name, value in changes.items()):
+        found = judge("enorm-baseline", cells(ENORM, 55.0, **other), low)
+        assert found.verdict == "undecided", other
+        assert found.reason == "no runs at p = 1–19", other
+    both = [*cells(ENORM, 55.0, precision="bfloat16"), *cells(BASELINE, 53.0, precision="bfloat16")]
+    found = judge("enorm-baseline", low, both)
+    assert found.verdict == "holds"
+    assert {row[1] for row in found.tables[0].rows[:-1]} == {"bfloat16"}
+
+
+def test_diverged_runs_are_counted_and_a_side_that_only_diverged_is_the_lower_one():
+    some = [cell(ENORM, p, [55.0, 55.1, None]) for p in DEPTHS]
+    found = judge("enorm-baseline", some, cells(BASELINE, 53.0))
+    assert found.verdict == "holds"
+    assert found.tables[0].rows[0][2] == "55.05 (2, 1 diverged)"
+    lost = [cell(ENORM, p, [None, None]) for p in DEPTHS]
+    assert judge("enorm-baseline", lost, cells(BASELINE, 53.0)).verdict == "does not hold"
+    assert "2 diverged" in readme.results(Store(lost))
+
+
+def test_divergence_with_bias_is_judged_from_the_first_epoch_of_runs_of_any_length():
+    shallow = cells(ENORM_BIAS, 55.0, SHALLOW)
+    short = [cell(ENORM_BIAS, p, [None, None], epochs=1) for p in DEEP]
+    assert judge("bias-diverges", shallow, short).verdict == "holds"
+    late = [cell(ENORM_BIAS, 19, [None, None], lost={"epoch": 3, "step": 0})]
+    assert judge("bias-diverges", shallow, short[:-1], late).verdict == "does not hold"
+    trained = [cell(ENORM_BIAS, 11, [12.0, None], epochs=1)]
+    assert judge("bias-diverges", trained).verdict == "does not hold"
+    assert judge("bias-diverges", cells(ENORM_BIAS, 10.0, SHALLOW)).verdict == "does not hold"
+
+
+def test_occasional_divergence_needs_runs_that_were_lost_and_cured():
+    fine = cells(ENORM, 54.0, DEEP)
+    once = [cell(ENORM, 19, [54.0, 54.1], restarted=[[LOST], []])]
+    assert judge("occasional", fine[:-1], once).verdict == "holds"
+    uncured = [cell(ENORM, 19, [54.0, None])]
+    assert judge("occasional", fine[:-1], uncured).verdict == "undecided"
+    again = [cell(ENORM, 19, [54.0, None], restarted=[[], [LOST]])]
+    assert judge("occasional", fine[:-1], again).verdict == "does not hold"
+    assert judge("occasional", fine).reason.startswith("none diverged")
+    assert judge("occasional", cells(ENORM, 54.0, DEEP, seeds=4)).verdict == "does not hold"
+    assert judge("occasional", once).reason == "10 runs are needed"
+
+
+def test_the_interval_is_welchs_where_runs_lie_at_one_depth():
+    one, two = [54.0, 55.0, 55.5], [52.0, 52.2]
+    store = Store([cell(ENORM, 9, one), cell(BN, 9, two)])
+    sides = [store.at(setting, 9, "float32") for setting in (ENORM, BN)]
+    found = contrast(store, [(1.0, sides[0]), (-1.0, sides[1])])
+    expected = scipy.stats.ttest_ind(one, two, equal_var=False).confidence_interval(0.95)
+    assert found.value - found.half == pytest.approx(expected.low)
+    assert found.value + found.half == pytest.approx(expected.high)
+
+
+def test_a_prediction_is_wider_the_fewer_runs_it_is_for_and_weights_enter_squared():
+    store = Store([cell(ENORM, 9, [54.0, 55.0, 55.5]), cell(ENORM, 1, [57.0, 58.0, 58.5])])
+    at = [store.at(ENORM, depth, "float32") for depth in (9, 1)]
+    s, t = (7 / 12) ** 0.5, scipy.stats.t.ppf(0.975, 4)  # both depths have this deviation
+    for count in (1, 2):
+        assert prediction(store, at[0], count).half == pytest.approx(
+            t * s * (1 / 3 + 1 / count) ** 0.5
+        )
+    halves = contrast(store, [(0.5, at[0]), (0.5, at[1])])
+    assert halves.half == pytest.approx(t * s * (2 * 0.25 / 3) ** 0.5)
+
+
+def test_what_lies_within_the_margin_is_not_below_and_not_above():
+    equal = [cells(setting, 54.0) for setting in (ENORM, BASELINE, BOTH, BN)]
+    assert judge("enorm-baseline", *equal).verdict == "holds"
+    assert judge("both-bn", *equal).verdict == "undecided"
+    assert judge("depth-both", *equal).verdict == "holds"
+    assert judge("depth-baseline", *equal).verdict == "undecided"
+
+
+def test_where_both_schedules_explain_the_point_nothing_is_decided():
+    found = judge("notebook", cells(BOTH, 53.7), cells(NOTEBOOK, 53.7))
+    assert found.verdict == "undecided"
+    assert found.reason == "both explain it"
+
+
+def test_a_mean_over_too_few_depths_decides_nothing():
+    found = judge("bias-baseline", cells(BASELINE_BIAS, 55.0), cells(BASELINE, 53.0, DEPTHS[:4]))
+    assert found.verdict == "undecided"
+    assert found.reason == "needs two runs on both sides, at 5 depths"
+
+
+def test_seeds_count_once_the_restarted_one_first():
+    store = Store([cell(ENORM, 9, [55.0, None]), cell(ENORM, 9, [55.0, 54.0], restarts=1)])
+    assert store.at(ENORM, 9, "float32").accuracies == [55.0, 54.0]
+
+
+def test_depths_for_and_against_decide():
+    assert outcome.decide({1: "for", 3: "open"}, needed=2, refuting=1) == "undecided"
+    assert outcome.decide({1: "for", 3: "against"}, needed=1, refuting=1) == "does not hold"
+    assert outcome.depths_text([19, 1, 9, 5, 7]) == "1, 5–9, 19"
+
+
+def test_a_search_of_rates_is_no_run_of_the_study():
+    search = cell(ENORM, 9, [50.0, 51.0, 52.0, 53.0], seeds=[0, 1], rates=[0.1, 0.01])
+    found = judge("enorm-baseline", [search], cells(BASELINE, 53.0))
+    assert found.reason == "no runs at p = 1–19"
+    assert judge("bfloat16", [search]).figures == "no pairs"
