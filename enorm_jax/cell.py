@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from enorm_jax.enorm import Order
 from enorm_jax.inputs import Inputs
@@ -14,6 +14,8 @@ from enorm_jax.methods import GROUPS
 from enorm_jax.models import Initializer
 from enorm_jax.optimizer import Schedule
 from enorm_jax.state_rescaling import StateBias
+
+Select = Literal["last", "best"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +49,11 @@ class Cell:
       rates: several initial rates, with each of which every seed is trained; None for
         `learning_rate` alone. Results come rate by rate.
       fold: ``"0/5"`` holds the first fifth of the training images out, every fifth image, and
-        puts it in the place of the test images, which are not used; None for none.
+        puts it in the place of the test images, which are then not used; None for none.
       of_norms: whether ENorm balances the scales of normalization layers instead of the kernels
         before them, which leaves the network's function as it is.
+      select: which epoch's network counts: the ``"last"``, or that which is ``"best"`` on the
+        fold; then the test images are used, and the fold is held out for this alone.
     """
 
     experiment: str
@@ -78,6 +82,7 @@ class Cell:
     rates: tuple[float, ...] | None = None
     fold: str | None = None
     of_norms: bool = False
+    select: Select = "last"
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -97,6 +102,7 @@ class Cell:
             "balance_last": "last_left_out",
             "softmax": "softmax",
             "of_norms": "of_norms",
+            "select": "best_epoch",
             "groups": f"{self.groups}_groups",
             "rates": f"{len(self.rates or ())}_rates",
             "fold": f"fold{(self.fold or '').replace('/', 'of')}",

@@ -22,6 +22,9 @@ class Dataset:
       test_labels: (M,), int32.
       classes: number of classes.
       standardization: how pixels become inputs.
+      validation_images: (V, height, width, channels), uint8, neither trained nor tested on; None
+        for none.
+      validation_labels: (V,), int32, or None.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Dataset:
     test_labels: np.ndarray
     classes: int
     standardization: Standardize
+    validation_images: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
 
 
 # The published deviations are means of per-image deviations; the pixels' own deviations are
@@ -65,16 +70,18 @@ def with_inputs(dataset: Dataset, inputs: Inputs) -> Dataset:
     return dataclasses.replace(dataset, standardization=standardize)
 
 
-def held_out(dataset: Dataset, fold: str) -> Dataset:
-    """A data set to choose settings on: part of the training images in the test images' place.
+def held_out(dataset: Dataset, fold: str, *, keep_test: bool = False) -> Dataset:
+    """A data set to choose on: part of the training images are held out to validate.
 
     Args:
       dataset: a data set as `load` gives it.
       fold: ``"0/5"`` to ``"4/5"``: which of the five parts is held out. Image i belongs to part
         i modulo 5, so that parts do not depend on an order by class.
+      keep_test: whether the test images stay, and the held-out ones become validation images.
 
     Returns:
-      A data set of the other parts, tested on this one; the test images are not in it.
+      A data set of the other parts, tested on this one; unless they are kept, the test images are
+      not in it.
 
     Raises:
       ValueError: if there is no such fold.
@@ -89,13 +96,13 @@ def held_out(dataset: Dataset, fold: str) -> Dataset:
     if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) and int(parts) > 1):
         raise ValueError(f"fold must be '0/5' to '4/5' or alike, got {fold!r}")
     out = np.arange(len(dataset.train_labels)) % int(parts) == int(part)
-    return dataclasses.replace(
-        dataset,
-        train_images=dataset.train_images[~out],
-        train_labels=dataset.train_labels[~out],
-        test_images=dataset.train_images[out],
-        test_labels=dataset.train_labels[out],
-    )
+    images, labels = dataset.train_images, dataset.train_labels
+    rest = dataclasses.replace(dataset, train_images=images[~out], train_labels=labels[~out])
+    if keep_test:
+        return dataclasses.replace(
+            rest, validation_images=images[out], validation_labels=labels[out]
+        )
+    return dataclasses.replace(rest, test_images=images[out], test_labels=labels[out])
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:

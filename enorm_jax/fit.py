@@ -32,6 +32,7 @@ class Program:
       init: (seeds, hyper) -> states.
       train: (states, seeds, epoch) -> (states, losses of shape (R, steps)).
       test: states -> (loss, accuracy, kernel norms), each with a leading R.
+      validate: likewise on the validation images; None if there are none.
       compile_seconds: time that tracing and compiling took.
       memory: bytes that an epoch holds on each device, the data included, as XLA plans it.
     """
@@ -39,6 +40,7 @@ class Program:
     init: Callable[[jax.Array, Hyperparameters], TrainState]
     train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array]]
     test: Callable[[TrainState], tuple[jax.Array, jax.Array, jax.Array]]
+    validate: Callable[[TrainState], tuple[jax.Array, jax.Array, jax.Array]] | None
     compile_seconds: float
     memory: float
 
@@ -82,6 +84,15 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
     data = train_images, train_labels
     train = compiled(train_runs, states, seeds, epoch, *data, of_runs=2, donate=(0,))
     test = compiled(evaluate_runs, states, test_images, test_labels, of_runs=1)
+    validate = None
+    if dataset.validation_labels is not None:
+        held = jax.device_put(
+            (dataset.validation_images, dataset.validation_labels), everywhere(mesh)
+        )
+        validation = compiled(evaluate_runs, states, *held, of_runs=1)
+
+        def validate(states: TrainState) -> Any:
+            return validation(states, *held)
 
     plan = train.memory_analysis()
 
@@ -94,6 +105,7 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
             *placed((states, seeds)), jax.device_put(epoch, everywhere(mesh)), *data
         ),
         test=lambda states: test(states, test_images, test_labels),
+        validate=validate,
         compile_seconds=time.perf_counter() - start,
         memory=plan.argument_size_in_bytes + plan.temp_size_in_bytes,
     )
@@ -173,6 +185,7 @@ class Epoch:
       losses: cross-entropy of each step, (R, steps).
       test_loss: (R,).
       test_accuracy: percent, (R,).
+      validation_accuracy: percent, (R,); None without validation images.
       kernel_norms: (R, layers).
       seconds: duration of the training part.
     """
@@ -182,6 +195,7 @@ class Epoch:
     losses: np.ndarray
     test_loss: np.ndarray
     test_accuracy: np.ndarray
+    validation_accuracy: np.ndarray | None
     kernel_norms: np.ndarray
     seconds: float
 
@@ -213,8 +227,18 @@ def fit(
         states, losses = jax.block_until_ready(program.train(states, keys, jnp.int32(index)))
         seconds = time.perf_counter() - start
         test_loss, test_accuracy, norms = jax.device_get(program.test(states))
+        validation = None
+        if program.validate is not None:
+            validation = 100 * jax.device_get(program.validate(states)[1])
         yield Epoch(
-            index, states, np.asarray(losses), test_loss, 100 * test_accuracy, norms, seconds
+            index=index,
+            states=states,
+            losses=np.asarray(losses),
+            test_loss=test_loss,
+            test_accuracy=100 * test_accuracy,
+            validation_accuracy=validation,
+            kernel_norms=norms,
+            seconds=seconds,
         )
 
 

@@ -46,6 +46,9 @@ def record(history: History, epoch: Epoch) -> None:
         "test_accuracy": epoch.test_accuracy,
         "kernel_norms": epoch.kernel_norms,
     }
+    if epoch.validation_accuracy is not None:
+        values["validation_accuracy"] = epoch.validation_accuracy
+        history["curves"].setdefault("validation_accuracy", [[] for _ in history["seeds"]])
     for run, step in enumerate(first_divergence(epoch)):
         if step is not None and history["diverged"][run] is None:
             history["diverged"][run] = {"epoch": epoch.index, "step": step}
@@ -53,7 +56,7 @@ def record(history: History, epoch: Epoch) -> None:
         for name, value in values.items():
             # argmax over NaN would count as an accuracy of 10 %
             history["curves"][name][run].append(
-                None if lost and name == "test_accuracy" else rounded(value[run])
+                None if lost and name.endswith("accuracy") else rounded(value[run])
             )
 
 
@@ -80,16 +83,25 @@ def final(cell: Cell, attempts: Sequence[History]) -> dict[str, Any]:
         lost = [run for row, run in enumerate(lost) if history["diverged"][row]]
     runs = [last[run] for run in range(cell.runs)]
     diverged = [history["diverged"][row] for history, row in runs]
-    curves = {name: [history["curves"][name][row] for history, row in runs] for name in CURVES}
+    names = (*CURVES, *["validation_accuracy"] * (cell.select == "best"))
+    curves = {name: [history["curves"][name][row] for history, row in runs] for name in names}
+    # The epoch whose network counts: the last, or the first of the best on the validation images.
+    counts = [-1] * cell.runs
+    if cell.select == "best":
+        counts = [
+            max(range(len(curve)), key=lambda epoch: (curve[epoch] or 0, -epoch))
+            for curve in curves["validation_accuracy"]
+        ]
 
     def ends(name: str) -> list[float | None]:
-        pairs = zip(curves[name], diverged, strict=True)
-        return [None if lost else curve[-1] for curve, lost in pairs]
+        pairs = zip(curves[name], counts, diverged, strict=True)
+        return [None if lost else curve[epoch] for curve, epoch, lost in pairs]
 
     seconds = [second for history in attempts for second in history["seconds"]]
     return {
         **cell.settings(),
         **{name: ends(name) for name in ("test_accuracy", "test_loss", "train_loss")},
+        **({"best_epoch": counts} if cell.select == "best" else {}),
         "diverged": diverged,
         "restarted": restarted,
         "curves": curves,

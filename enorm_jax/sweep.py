@@ -85,15 +85,19 @@ def run_cell(
       CellTakenError: if another process is training the cell.
       OSError: if the folder cannot be written.
       InputError: if a checkpoint is damaged.
-      ValueError: if the data set is not the cell's, there is no such precision, or a cell of
-        several learning rates asks for restarts.
+      ValueError: if the data set is not the cell's, there is no such precision, a cell of several
+        learning rates asks for restarts, or one of the best epoch holds nothing out.
     """
     if cell.dataset != dataset.name:
         raise ValueError(f"cannot train {cell} on {dataset.name}")
     if cell.rates and cell.restarts:
         raise ValueError(f"several learning rates cannot be restarted: {cell}")
+    if cell.select == "best" and not cell.fold:
+        raise ValueError(
+            f"the best epoch is chosen on a fold that is held out, and has none: {cell}"
+        )
     if cell.fold:
-        dataset = _held_out(dataset, cell.fold)
+        dataset = _held_out(dataset, cell.fold, keep_test=cell.select == "best")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(cell.lock_path(folder), blocking=False)
     try:

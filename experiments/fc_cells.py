@@ -169,6 +169,13 @@ def variants(p: cli.Parser) -> None:
         "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
     )
     p.add_argument(
+        "--select",
+        choices=["last", "best"],
+        default="last",
+        help="which epoch's network counts: the last, or the best on a fifth of the training "
+        "images, which is held out",
+    )
+    p.add_argument(
         "--softmax", action="store_true", help="put a softmax before the loss, which has its own"
     )
 
@@ -209,6 +216,8 @@ def cells(args: Any) -> list[Cell]:
             schedule=args.schedule,
             train_images=args.train_images,
             softmax=args.softmax,
+            fold="0/5" if args.select == "best" else None,
+            select=args.select,
             groups=args.groups if its.grouped else GROUPS,
             of_norms=args.of_norms and its.equalize is not None,
             **(of_enorm if its.equalize else {}),

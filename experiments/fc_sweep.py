@@ -20,6 +20,7 @@ from rich.table import Table
 from enorm_jax import cli, data
 from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
+from enorm_jax.data import held_out
 from enorm_jax.display import Display, title
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import accuracy_over_depth
@@ -41,6 +42,8 @@ def work(cell: Cell, dataset: data.Dataset) -> float:
 
 def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
     """Refuses what no network could train on."""
+    if any(cell.fold for cell in wanted):
+        dataset = held_out(dataset, wanted[0].fold or "")
     size = args.train_images or len(dataset.train_labels)
     if size > len(dataset.train_labels):
         raise cli.InputError(

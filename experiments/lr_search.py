@@ -23,7 +23,6 @@ from rich.table import Table
 from enorm_jax import cli, published
 from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
-from enorm_jax.data import held_out
 from enorm_jax.errors import InputError
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.rates import read_rates, winner
@@ -212,7 +211,7 @@ def main() -> None:
     args.workers = args.workers or default_workers()
     read_rates(args.write)  # before hours of training
     wanted = cells(args)
-    check(args, wanted, held_out(dataset, f"0/{FOLDS}"))
+    check(args, wanted, dataset)
     if args.dry_run:
         dry_run(wanted, dataset, args.out, args.workers, console)
         return

@@ -11,12 +11,12 @@ import pytest
 
 from enorm_jax import FullyConnected, cumulative_scales
 from enorm_jax.cell import LATER, Cell
-from enorm_jax.data import with_inputs
+from enorm_jax.data import held_out, with_inputs
 from enorm_jax.display import title
 from enorm_jax.inputs import PerImage
 from enorm_jax.methods import ENorm
 from enorm_jax.optimizer import schedule
-from enorm_jax.sweep import recipe
+from enorm_jax.sweep import recipe, run_cell
 from enorm_jax.training import evaluate, hyperparameters, init_state, train_epoch
 
 CELL = Cell(
@@ -136,7 +136,7 @@ def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
         "--init=he_normal": "he_normal", "--inputs=image": "image",
         "--schedule=notebook": "notebook", "--train-images=40960": "40960",
         "--softmax": "softmax", "--bias=gauge": "gauge", "--groups=10": "10_groups",
-        "--of-norms": "of_norms",
+        "--of-norms": "of_norms", "--select=best": "best_epoch",
     }  # fmt: skip
     assert len(flags) == len(LATER) - len(("rates", "fold"))  # which are lr_search.py's
     methods = {"10_groups": "gn", "of_norms": "enorm+bn"}
@@ -145,8 +145,30 @@ def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
         plain, plain_bn = cells(own=methods.get(word, "enorm"))
         changed, bn = cells(flag, own=methods.get(word, "enorm"))
         assert plain.variants == []
-        assert changed.variants == [word]
+        held = ["fold0of5"] * (word == "best_epoch")
+        assert changed.variants == [*held, word]
         assert word in changed.stem
         assert word in title(changed)
-        assert bn.variants == ([] if word in only_own else [word])
+        assert bn.variants == ([] if word in only_own else [*held, word])
         assert (bn.stem == plain_bn.stem) == (word in only_own and not bn.bias)
+
+
+def test_the_best_epoch_is_chosen_on_the_fold_and_told_on_the_test_images(blobs, tmp_path):
+    cell = dataclasses.replace(
+        CELL, seeds=(0, 1), learning_rate=0.3, schedule="constant", epochs=6, fold="0/5",
+        select="best",
+    )  # fmt: skip
+    result = run_cell(cell, blobs, tmp_path)
+    curves = result["curves"]
+    for run, best in enumerate(result["best_epoch"]):
+        validation = curves["validation_accuracy"][run]
+        assert len(validation) == 6
+        assert validation[best] == max(validation) > max([0, *validation[:best]])
+        assert result["test_accuracy"][run] == curves["test_accuracy"][run][best]
+    held = held_out(blobs, "0/5", keep_test=True)
+    assert held.test_images is blobs.test_images
+    np.testing.assert_array_equal(held.validation_images, held_out(blobs, "0/5").test_images)
+    searched = dataclasses.replace(cell, select="last")  # the fold in the test images' place
+    other = run_cell(searched, blobs, tmp_path)
+    assert other["curves"]["test_accuracy"] == curves["validation_accuracy"]
+    assert other["curves"]["train_loss"] == curves["train_loss"]
