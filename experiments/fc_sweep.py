@@ -127,7 +127,10 @@ def room(wanted: list[Cell], dataset: data.Dataset, workers: int) -> str:
 
 
 def seed_names(cell: Cell) -> str:
-    """The seeds as text."""
+    """The seeds as text, a run of them as its ends."""
+    first, last = cell.seeds[0], cell.seeds[-1]
+    if len(cell.seeds) > 2 and cell.seeds == tuple(range(first, last + 1)):
+        return f"{first}-{last}"
     return ", ".join(map(str, cell.seeds))
 
 
