@@ -1,5 +1,6 @@
 """Network normalization in JAX: ENorm and its rivals, and the study that compares them."""
 
+from enorm_jax.amplification import bias_amplification as bias_amplification
 from enorm_jax.bias_gauge import advance_gauge as advance_gauge
 from enorm_jax.bias_gauge import gauge_gradients as gauge_gradients
 from enorm_jax.bias_gauge import initial_gauge as initial_gauge

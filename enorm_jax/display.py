@@ -116,7 +116,8 @@ def title(cell: Cell) -> str:
       cell: the cell.
 
     Returns:
-      Text such as ``enorm+bn p=9 bias lr=0.1``.
+      Text such as ``enorm+bn p=9 bias lr=0.1``; c is named where it is not the papers'.
     """
     words = [cell.method, f"p={cell.depth}", *["bias"] * cell.bias, *cell.variants]
+    words += [f"c={cell.c:g}"] if cell.c not in (None, 1.2) else []
     return " ".join(words if cell.rates else [*words, f"lr={cell.learning_rate:g}"])

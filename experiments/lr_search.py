@@ -30,7 +30,7 @@ from enorm_jax.results import read_results, write_json
 from enorm_jax.timing import fastest_precision
 from enorm_jax.workers import default_workers, load_once
 from fc_cells import RATES, network_arguments, run_arguments
-from fc_sweep import check, dry_run, sweep
+from fc_run import check, dry_run, run
 
 GRID = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1)
 FOLDS = 5
@@ -215,7 +215,7 @@ def main() -> None:
     if args.dry_run:
         dry_run(wanted, dataset, args.out, args.workers, console)
         return
-    sweep(args, wanted, dataset, console)
+    run(args, wanted, dataset, console)
     every = searches(wanted, args.out)
     short = [search for search in every if search["epochs"] == args.epochs]
     full = {(s["method"], s["depth"]): s for s in every if s["epochs"] == args.full}

@@ -1,0 +1,169 @@
+"""What the scripts that train cells share: checks, the list of a dry run, and the run."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from enorm_jax import cli, data
+from enorm_jax.cell import Cell, without_done_seeds
+from enorm_jax.data import held_out
+from enorm_jax.display import Display, title
+from enorm_jax.methods import make_method
+from enorm_jax.results import read_results
+from enorm_jax.sweep import progress
+from enorm_jax.timing import epoch_flops, matmul_rate, memory, parameter_count
+from enorm_jax.workers import Job, run_cells
+
+
+def work(cell: Cell, dataset: data.Dataset) -> float:
+    """Floating-point operations of one epoch of a cell."""
+    pixels = dataset.train_images[0].size
+    parameters = parameter_count(cell.depth, cell.width, pixels, dataset.classes)
+    images = cell.train_images or len(dataset.train_labels)
+    return cell.runs * epoch_flops(parameters, images)
+
+
+def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
+    """Refuses what no network could train on."""
+    if any(cell.fold for cell in wanted):
+        dataset = held_out(dataset, wanted[0].fold or "")
+    size = args.train_images or len(dataset.train_labels)
+    if size > len(dataset.train_labels):
+        raise cli.InputError(
+            f"--train-images {size} is more than the {len(dataset.train_labels)} of "
+            f"{dataset.name}: choose fewer"
+        )
+    if args.batch_size > size:
+        raise cli.InputError(
+            f"--batch-size {args.batch_size} is more than the {size} training images of "
+            f"{dataset.name}: choose a smaller one"
+        )
+    whole_batch = any(make_method(cell.method).whole_batch for cell in wanted)
+    if 1 in (args.batch_size, size % args.batch_size) and whole_batch:
+        raise cli.InputError(
+            f"--batch-size {args.batch_size} makes a batch of one image, which batch "
+            "normalization cannot train on: choose another"
+        )
+    for cell in wanted:
+        if make_method(cell.method).grouped and cell.width % cell.groups:
+            raise cli.InputError(
+                f"--groups {cell.groups} does not divide the {cell.width} units of a layer: choose "
+                f"{' or '.join(map(str, near_divisors(cell.width, cell.groups)))}"
+            )
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except OSError as error:
+        raise cli.InputError(
+            f"cannot write to --out {args.out} ({error.strerror}): choose another folder"
+        ) from None
+
+
+def near_divisors(units: int, groups: int) -> list[int]:
+    """The divisors of a number of units next to a number of groups, below and above."""
+    divisors = [n for n in range(1, units + 1) if units % n == 0]
+    return [*[n for n in divisors if n < groups][-1:], *[n for n in divisors if n > groups][:1]]
+
+
+def needs(cell: Cell, dataset: data.Dataset, runs: int) -> tuple[float, float]:
+    """Device memory of a cell with a number of seeds: of the data and of its runs, bytes."""
+    return memory(
+        cell.depth,
+        cell.width,
+        dataset.train_images[0].size,
+        len(dataset.train_labels) + len(dataset.test_labels),
+        batch_size=cell.batch_size,
+        runs=runs,
+        at_once=1 if jax.default_backend() == "cpu" else runs,
+    )
+
+
+def dry_run(
+    wanted: list[Cell], dataset: data.Dataset, out: Path, workers: int, console: Console
+) -> None:
+    """Lists the cells, their state and estimates of memory and of the time left."""
+    results = read_results(out)
+    rates = {cell.precision: matmul_rate(precision=cell.precision) for cell in wanted}
+    table = Table(
+        "cell", "seeds", "precision", "state", "memory (MB)", "minutes left", title=str(out)
+    )
+    total = 0.0
+    for cell in wanted:
+        left = without_done_seeds(cell, results)
+        epochs = progress(left, out) if left else 0
+        state = f"epoch {epochs} of {cell.epochs}" if epochs else "to do" if left else "done"
+        # An epoch reaches some 75 % of the rate of one large product.
+        rate = 0.75 * rates[cell.precision]
+        minutes = (cell.epochs - epochs) * work(left, dataset) / rate / 60 if left else 0.0
+        total += minutes
+        table.add_row(
+            title(cell),
+            seed_names(cell),
+            cell.precision,
+            state,
+            f"{sum(needs(cell, dataset, cell.runs)) / 1e6:.0f}",
+            f"{minutes:.1f}",
+        )
+    console.print(table)
+    console.print(f"about {total:.0f} minutes left on all cores", highlight=False)
+    console.print(room(wanted, dataset, workers), highlight=False)
+
+
+def room(wanted: list[Cell], dataset: data.Dataset, workers: int) -> str:
+    """How many seeds of the largest cell fit into the device's memory."""
+    stats = jax.local_devices()[0].memory_stats()
+    total = (
+        stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    largest = max(wanted, key=lambda cell: sum(needs(cell, dataset, 1)))
+    (images, one), (_, two) = (needs(largest, dataset, runs) for runs in (1, 2))
+    seeds = 1 + int((total / workers - images - one) / (two - one))
+    return (
+        f"{total / 1e9:.0f} GB of memory hold about {max(seeds, 0)} seeds of {title(largest)} "
+        f"at once, with {workers} workers"
+    )
+
+
+def seed_names(cell: Cell) -> str:
+    """The seeds as text, a run of them as its ends."""
+    first, last = cell.seeds[0], cell.seeds[-1]
+    if len(cell.seeds) > 2 and cell.seeds == tuple(range(first, last + 1)):
+        return f"{first}-{last}"
+    return ", ".join(map(str, cell.seeds))
+
+
+def run(args: Any, wanted: list[Cell], dataset: data.Dataset, console: Console) -> None:
+    """Runs the cells that are not done, side by side if there are several workers."""
+    todo = remaining(args, wanted, console)
+    workers = min(args.workers, max(1, len(todo)))
+    if workers > 1:  # else the longest would be left to one of them at the end
+        todo.sort(key=lambda cell: -cell.epochs * work(cell, dataset))
+        console.print(f"{workers} workers", highlight=False)
+    job = Job(
+        dataset=args.dataset,
+        data_dir=args.data_dir,
+        out=args.out,
+        save_params=args.save_params,
+        compilation_cache=args.compilation_cache,
+    )
+    with Display(console, todo, lambda cell: work(cell, dataset)) as display:
+        run_cells(todo, job, display, workers)
+
+
+def remaining(args: Any, wanted: list[Cell], console: Console) -> list[Cell]:
+    """The cells, or seeds of cells, that are left to run; says what is done before."""
+    results = read_results(args.out)
+    todo = [left for cell in wanted if (left := without_done_seeds(cell, results))]
+    done = [cell for cell in wanted if without_done_seeds(cell, results) is None]
+    for cell in done:  # a run killed just before it could clean up
+        cell.checkpoint_path(args.out).unlink(missing_ok=True)
+    if done:
+        console.print(f"{len(done)} of {len(wanted)} cells done before")
+    if args.save_params and not all(cell.params_path(args.out).exists() for cell in done):
+        console.print("parameters are kept of new cells only: give another --out to train again")
+    return todo
