@@ -7,6 +7,7 @@ with the reason; `METHODS` are those of the papers.
 """
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -147,8 +148,11 @@ def make_method(name: str, groups: int = GROUPS) -> Method:
     parts = name.split("+")
     for part in parts:
         if part not in LABELS:
+            near = difflib.get_close_matches(part, LABELS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
             raise InputError(
-                f"unknown method {part!r}: choose baseline, or join of {', '.join(LABELS)} with +"
+                f"unknown method {part!r}: {hint}choose baseline, or parts joined with + of "
+                f"{', '.join(LABELS)}"
             )
     weights, norms = ([p for p in parts if p in kind] for kind in (WEIGHTS, NORMS))
     if parts != weights + norms:

@@ -51,7 +51,7 @@ def test_it_counts_scales_as_the_gauge_does_in_training(rng):
 
     @jax.jit
     def step(params, gauge):
-        scales = ENorm()(params, jnp.float32(1.2))
+        scales = ENorm().scales(params, jnp.float32(1.2))
         return rescale(params, scales), advance_gauge(gauge, scales)
 
     balanced, gauge = params, initial_gauge(params)

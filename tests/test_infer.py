@@ -113,7 +113,7 @@ def norms_of(params):
 
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("method", map(make_method, STUDY), ids=STUDY)
+@pytest.mark.parametrize("method", [*map(make_method, STUDY)], ids=STUDY)
 def test_fully_connected_networks_of_the_study(method, train, use_bias):
     model = FullyConnected(depth=12, width=4, classes=3, norm=method.norm, use_bias=use_bias)
     network = linen_networks.linen(model, networks.normal(3, 2, 2), balanced={}, train=train)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from enorm_jax import sweep
+from enorm_jax import history, sweep
 from enorm_jax.cell import LATER, SEED_LIMIT, Cell, same_setting, without_done_seeds
 from enorm_jax.checkpoint import load_arrays, load_variables, save_arrays
 from enorm_jax.results import interval, read_results, rounded, write_json
@@ -95,7 +95,7 @@ def pretend_lost(monkeypatch, *lost_seeds):
         return [2 if s in lost_seeds and epoch.index == 1 else None for s in current]
 
     monkeypatch.setattr(sweep, "fit", fit)
-    monkeypatch.setattr(sweep, "first_divergence", first_divergence)
+    monkeypatch.setattr(history, "first_divergence", first_divergence)
 
 
 def test_a_diverged_seed_starts_again_with_another(blobs, tmp_path, monkeypatch):
