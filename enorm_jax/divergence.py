@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 # Of a constant output, log 10 but for chance; networks that learn are below it.
 GUESSING = math.log(10) - 0.005
@@ -121,5 +120,7 @@ def share(count: int, total: int) -> tuple[float, float, float]:
       >>> [round(x, 3) for x in share(0, 20)]
       [0.0, 0.0, 0.161]
     """
+    import scipy.stats  # takes most of a second
+
     ends = scipy.stats.binomtest(count, total).proportion_ci(method="wilson")
     return count / total, float(ends.low), float(ends.high)

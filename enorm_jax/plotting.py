@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from enorm_jax import published
 from enorm_jax.cell import LATER
 from enorm_jax.methods import METHODS, make_method
-from enorm_jax.results import interval
+from enorm_jax.results import interval, pooled
 
 # One marker and one pair of colour and line per method in all figures; the colours of the first
 # are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -162,31 +162,6 @@ def _series(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
         suffix = ", ".join(f"{key.replace('_', ' ')} {keys[key]}" for key in varying)
         series.setdefault(suffix, []).append(result)
     return sorted(series.items())
-
-
-def pooled(results: Sequence[Result]) -> tuple[dict[int, list[float]], dict[int, int]]:
-    """Accuracies and number of diverged runs by depth, each seed once, restarted if it was.
-
-    Args:
-      results: cells of one method and setting.
-
-    Returns:
-      Mapping from depth to the accuracies (%) of the runs that did not diverge, and mapping
-      from depth to the number of those that did.
-    """
-    accuracies: dict[int, list[float]] = {}
-    diverged: dict[int, int] = {}
-    seen = set()
-    for result in sorted(results, key=lambda result: -result["restarts"]):
-        for seed, value in zip(result["seeds"], result["test_accuracy"], strict=True):
-            if (result["depth"], seed) in seen:
-                continue
-            seen.add((result["depth"], seed))
-            if value is None:
-                diverged[result["depth"]] = diverged.get(result["depth"], 0) + 1
-            else:
-                accuracies.setdefault(result["depth"], []).append(value)
-    return accuracies, diverged
 
 
 def _draw_series(

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from enorm_jax.errors import InputError
 
@@ -143,7 +143,32 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     if len(values) < 2:
         return mean, None
     standard_error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return mean, float(scipy.stats.t.ppf(0.975, len(values) - 1) * standard_error)
+    return mean, float(scipy.special.stdtrit(len(values) - 1, 0.975) * standard_error)
+
+
+def pooled(results: Sequence[dict[str, Any]]) -> tuple[dict[int, list[float]], dict[int, int]]:
+    """Accuracies and number of diverged runs by depth, each seed once, restarted if it was.
+
+    Args:
+      results: cells of one method and setting.
+
+    Returns:
+      Mapping from depth to the accuracies (%) of the runs that did not diverge, and mapping
+      from depth to the number of those that did.
+    """
+    accuracies: dict[int, list[float]] = {}
+    diverged: dict[int, int] = {}
+    seen = set()
+    for result in sorted(results, key=lambda result: -result["restarts"]):
+        for seed, value in zip(result["seeds"], result["test_accuracy"], strict=True):
+            if (result["depth"], seed) in seen:
+                continue
+            seen.add((result["depth"], seed))
+            if value is None:
+                diverged[result["depth"]] = diverged.get(result["depth"], 0) + 1
+            else:
+                accuracies.setdefault(result["depth"], []).append(value)
+    return accuracies, diverged
 
 
 def _commit() -> str | None:

@@ -11,8 +11,7 @@ from rich.table import Table
 from enorm_jax import published
 from enorm_jax.cell import LATER, Cell, same_setting
 from enorm_jax.methods import make_method
-from enorm_jax.plotting import pooled
-from enorm_jax.results import interval, read_results
+from enorm_jax.results import interval, pooled, read_results
 
 
 def outcome(result: dict[str, Any]) -> str:

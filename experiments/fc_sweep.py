@@ -12,7 +12,6 @@ from rich.console import Console
 
 from enorm_jax import cli
 from enorm_jax.compilation import keep_compiled
-from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 from enorm_jax.summary import summary
 from enorm_jax.timing import fastest_precision
@@ -38,6 +37,8 @@ def main() -> None:
         return
     run(args, wanted, dataset, console)
     console.print(summary(wanted, args.out))
+    from enorm_jax.plotting import accuracy_over_depth  # a second that workers need not spend
+
     shown = [
         result
         for result in read_results(args.out)

@@ -16,7 +16,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import scipy.stats
 from rich.console import Console
 from rich.table import Table
 
@@ -139,6 +138,8 @@ def agreement(short: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
         # A rate that diverges is worse than any that does not.
         runs = search["validation_accuracy"]
         return [-1.0 if None in values else sum(values) / len(values) for values in runs]
+
+    import scipy.stats  # takes most of a second, and most runs need it not
 
     tau = scipy.stats.kendalltau(means(short), means(full)).statistic
     return {

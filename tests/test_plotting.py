@@ -4,7 +4,8 @@ import pytest
 
 from enorm_jax import published
 from enorm_jax.methods import METHODS
-from enorm_jax.plotting import STYLES, accuracy_over_depth, pooled
+from enorm_jax.plotting import STYLES, accuracy_over_depth
+from enorm_jax.results import pooled
 
 
 def result(method="enorm", depth=1, accuracy=(54.0,), seeds=None, **settings):
