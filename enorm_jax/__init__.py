@@ -4,6 +4,8 @@ from enorm_jax.amplification import bias_amplification as bias_amplification
 from enorm_jax.bias_gauge import advance_gauge as advance_gauge
 from enorm_jax.bias_gauge import gauge_gradients as gauge_gradients
 from enorm_jax.bias_gauge import initial_gauge as initial_gauge
+from enorm_jax.conv_models import FullyConvolutional as FullyConvolutional
+from enorm_jax.conv_models import ResNet as ResNet
 from enorm_jax.degree_check import check_degrees as check_degrees
 from enorm_jax.enorm import cumulative_scales as cumulative_scales
 from enorm_jax.enorm import cycle_scales as cycle_scales
