@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enorm_jax.chain import chain
 from enorm_jax.data import Dataset
 from enorm_jax.devices import by_run, everywhere, over_devices, runs_mesh
 from enorm_jax.training import (
@@ -156,8 +155,9 @@ def evaluate_runs(
     """
 
     def one(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array]:
-        kernels = [state.params[name]["kernel"] for name in chain(state.params)]
-        norms = jnp.stack([jnp.linalg.norm(kernel) for kernel in kernels])
+        leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
+        kernels = [leaf for path, leaf in leaves if getattr(path[-1], "key", None) == "kernel"]
+        norms = jnp.stack([jnp.linalg.norm(kernel.reshape(-1)) for kernel in kernels])
         return *evaluate(recipe, state, images, labels), norms
 
     return _over_runs(one)(states)

@@ -39,11 +39,13 @@ class ENorm:
       of_norms: whether the scales of normalization layers, not the kernels before them, are
         balanced with the kernels behind, which leaves the network's function as it is; see
         `norm_groups`.
+      inferred: what shares a unit's scale, from `infer_groups`, for networks that are no chain.
     """
 
     order: Order = "sequential"
     balance_last: bool = True
     of_norms: bool = False
+    inferred: Groups | None = None
 
     def scales(self, params: Params, c: jax.Array) -> Scales:
         """The scales of the hidden units; see `cumulative_scales`."""
@@ -61,7 +63,7 @@ class ENorm:
 
     def groups(self, params: Params) -> Groups | None:
         """What shares a unit's scale; None for the chain of kernels."""
-        return norm_groups(params) if self.of_norms else None
+        return norm_groups(params) if self.of_norms else self.inferred
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The study's optimizer, SGD without momentum, and Path-SGD: weight decay, decay per epoch."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -112,6 +113,41 @@ def sgd(
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate)
     )
+
+
+@functools.cache  # equal arguments give one value, so that programs compiled for it are shared
+def momentum_sgd(momentum: float = 0.9) -> Optimizer:
+    r"""SGD with momentum as torch's, as a value: weight decay is part of what accumulates.
+
+    .. math:: m \leftarrow \beta m + g + \lambda \theta, \quad \theta \leftarrow \theta - \eta_t m
+
+    Args:
+      momentum: β.
+
+    Returns:
+      Function from learning rate and weight decay to an optax transformation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from enorm_jax.optimizer import momentum_sgd
+      >>> optimizer = momentum_sgd(0.5)(1.0, weight_decay=0.0)
+      >>> state, g = optimizer.init(jnp.zeros(())), jnp.ones(())
+      >>> for _ in range(2):
+      ...     update, state = optimizer.update(g, state, jnp.zeros(()))
+      >>> float(update)
+      -1.5
+    """
+
+    def optimizer(
+        learning_rate: jax.typing.ArrayLike | optax.Schedule, weight_decay: jax.typing.ArrayLike
+    ) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay),
+            optax.trace(momentum),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return optimizer
 
 
 def path_sgd(

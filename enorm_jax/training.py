@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from enorm_jax.augment import Augmentation
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
 from enorm_jax.inputs import Standardize
 from enorm_jax.methods import ENorm
 from enorm_jax.optimizer import Optimizer, Schedule, schedule, sgd
 from enorm_jax.scaling import Bias, Scales
-from enorm_jax.state_rescaling import StateBias
+from enorm_jax.state_rescaling import StateBias, rescale_state
 
 EVALUATION_BATCH = 1000
 
@@ -41,6 +42,7 @@ class Recipe:
       schedule: of the learning rate, as `enorm_jax.optimizer.schedule` names it.
       optimizer: function from learning rate and weight decay to an optax transformation.
       softmax: whether the loss, which takes a softmax, is given probabilities instead of logits.
+      augmentation: of training images, and the crop of test images; None for neither.
     """
 
     model: nn.Module
@@ -53,6 +55,7 @@ class Recipe:
     schedule: Schedule = "linear"
     optimizer: Optimizer = sgd
     softmax: bool = False
+    augmentation: Augmentation | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,6 +109,8 @@ def init_state(
     Returns:
       A `TrainState`.
     """
+    if recipe.augmentation is not None:
+        example = recipe.augmentation.centre(example)
     variables = recipe.model.init(
         jax.random.fold_in(key, 0), recipe.standardization(example), train=False
     )
@@ -190,7 +195,11 @@ def train_epoch(
         carry: tuple[TrainState, Scales | None], index: jax.Array
     ) -> tuple[tuple[TrainState, Scales | None], jax.Array]:
         before = _rescaled(recipe, *carry)
-        state, loss = _descend(recipe, before, images[index], labels[index])
+        batch = images[index]
+        if recipe.augmentation is not None:
+            # An image comes once an epoch, so that the first one's number tells batches apart.
+            batch = recipe.augmentation(jax.random.fold_in(key, 1 + index[0]), batch)
+        state, loss = _descend(recipe, before, batch, labels[index])
         return (state, _scales(recipe, state)), loss
 
     ones = jax.tree.map(jnp.ones_like, jax.eval_shape(lambda: _scales(recipe, state)))
@@ -218,7 +227,10 @@ def evaluate(
     variables = {"params": state.params, "batch_stats": state.batch_stats}
 
     def totals(index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        inputs = recipe.standardization(images[index])
+        batch = images[index]
+        if recipe.augmentation is not None:
+            batch = recipe.augmentation.centre(batch)
+        inputs = recipe.standardization(batch)
         logits: Any = recipe.model.apply(variables, inputs, train=False)
         losses = _losses(recipe, logits, labels[index])
         return losses.sum(), jnp.sum(jnp.argmax(logits, axis=-1) == labels[index])
@@ -302,8 +314,10 @@ def _rescaled(recipe: Recipe, state: TrainState, scales: Scales | None) -> Train
     if scales is None or recipe.equalize is None:
         return state
     bias: Bias = "keep" if recipe.bias == "keep" else "scale"
+    groups = recipe.equalize.groups(state.params)
     return state.replace(
         params=recipe.equalize.rescale(state.params, scales, bias),
+        opt_state=rescale_state(state.opt_state, state.params, scales, groups, bias=recipe.bias),
         gauge=advance_gauge(state.gauge, scales) if state.gauge else (),
     )
 
