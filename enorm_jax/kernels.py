@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from enorm_jax.norms import normalize
+
 
 def normalize_weights(direction: jax.Array, gain: jax.Array) -> jax.Array:
     r"""Weight normalization: a kernel as the direction and the norm of each output unit's weights.
@@ -68,12 +70,17 @@ def standardize_weights(
       Qiao et al., `Micro-Batch Training with Batch-Channel Normalization and Weight
       Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
     """
-    axes = tuple(range(kernel.ndim - 1))
-    mean = jnp.mean(kernel, axes, keepdims=True)
-    centred = kernel - mean
-    variance = jnp.mean(centred * centred, axes, keepdims=True)
-    numerator = centred if center else kernel
-    return numerator * jax.lax.rsqrt(variance + epsilon) if scale else numerator
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    if center and scale:  # as a batch of inputs, for the gradient that takes two sums
+        units = jnp.ones_like(flat[0])
+        return normalize(flat, units, 0 * units, epsilon)[0].reshape(kernel.shape)
+    centred = flat - jnp.mean(flat, axis=0, keepdims=True)
+    if center:
+        return centred.reshape(kernel.shape)
+    if not scale:
+        return kernel
+    variance = jnp.mean(centred * centred, axis=0, keepdims=True)
+    return (flat * jax.lax.rsqrt(variance + epsilon)).reshape(kernel.shape)
 
 
 class _WeightNormalized(nn.Module):
