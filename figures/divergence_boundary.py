@@ -87,7 +87,13 @@ def points(results: Sequence[dict[str, Any]]) -> list[Point]:
 
 
 def predicted(found: Sequence[Point]) -> tuple[float, str]:
-    """The boundary, and how well it predicts, in words."""
+    """The boundary, and how well it predicts, in words.
+
+    Depths and rates that fail at c = 1 too say nothing of biases that ENorm amplifies.
+    """
+    hopeless = {(p.depth, p.rate) for p in found if p.c == 1 and p.run.failed}
+    left_out = sum((p.depth, p.rate) in hopeless for p in found)
+    found = [p for p in found if (p.depth, p.rate) not in hopeless] or list(found)
     values, failed = [p.value for p in found], [p.run.failed for p in found]
     limit, right = boundary(values, failed)
     blind = 0
@@ -103,6 +109,8 @@ def predicted(found: Sequence[Point]) -> tuple[float, str]:
         f"often. Right for {right} of {n} runs; for {blind} with the constant\nof the other depths "
         f"alone. Divergence alone, without runs no better than guessing: > {lost:.3g}, right for "
         f"{sure} of {n}."
+        + f"\nLeft out: {left_out} at depths and rates that fail at c = 1 too."
+        * (left_out > 0)
     )
 
 
