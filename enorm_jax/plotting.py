@@ -131,7 +131,10 @@ def _panel(axis: Axes, results: list[Result], bias: bool, sources: Sequence[str]
     axis.set_xticks(sorted(depths))
     axis.set_xlim(min(depths) - 1, max(depths) + 1)
     axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
-    axis.set_title("with bias" if bias else "without bias")
+    precisions = {result["precision"] for result in results}
+    axis.set_title(
+        ("with bias" if bias else "without bias") + f", {min(precisions)}" * (len(precisions) == 1)
+    )
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 

@@ -6,15 +6,33 @@ draws the study's committed cells, beside this script, in a few seconds. Another
 sweep wrote can be named; its figures lie in it then.
 """
 
+import collections
 from pathlib import Path
+from typing import Any
 
 from enorm_jax import cli
 from enorm_jax.errors import InputError
+from enorm_jax.layers import PRECISIONS
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results"
+
+
+def of_precision(cells: list[dict[str, Any]], precision: str | None) -> list[dict[str, Any]]:
+    """The cells of one precision; if none is named, in each panel of that with the most runs."""
+    chosen = []
+    for bias in (False, True):
+        own = [cell for cell in cells if cell["bias"] == bias]
+        runs = collections.Counter[str]()
+        for cell in own:
+            runs[cell["precision"]] += len(cell["seeds"])
+        most = precision or next((name for name, _ in runs.most_common(1)), None)
+        chosen += [cell for cell in own if cell["precision"] == most]
+    if not chosen:
+        raise InputError(f"no cell in {precision}: choose another --precision")
+    return chosen
 
 
 def main() -> None:
@@ -31,6 +49,10 @@ def main() -> None:
         "--published", choices=["study", "original", "both"], default="study",
         help="whose points to draw beside",
     )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=[*PRECISIONS, "all"],
+        help="of the cells to draw; default: the one with the most runs",
+    )  # fmt: skip
     args = parser.parse_args()
     sources = ("study", "original") if args.published == "both" else (args.published,)
     out = args.out or (args.results if args.results != STUDY else HERE)
@@ -40,6 +62,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for dataset in sorted({cell["dataset"] for cell in cells}):
         own = [cell for cell in cells if cell["dataset"] == dataset]
+        if args.precision != "all":
+            own = of_precision(own, args.precision)
         for path in accuracy_over_depth(own, out / f"fc_depth_{dataset}", sources):
             print(path)
 

@@ -52,7 +52,7 @@ def test_the_figure_names_runs_settings_divergence_and_published_points(tmp_path
     text = svg.read_text()
     for part in ("ENorm, c 1.2, n = 2", "ENorm, c 1.1, n = 1", "Baseline, rate 0.05, n = 1",
                  "Baseline, published, n = 2", "ENorm: 1 diverged", "ENorm, all diverged",
-                 "ENorm, published: NaN", "with bias"):  # fmt: skip
+                 "ENorm, published: NaN", "with bias, float32"):  # fmt: skip
         assert f"<!-- {part} -->" in text, part
 
 
