@@ -246,15 +246,14 @@ def methods(text: str) -> tuple[str, ...]:
       >>> methods("study"), methods("ws+gn")
       (('baseline', 'bn', 'enorm', 'enorm+bn'), ('ws+gn',))
     """
-    if text in ("study", "all"):
-        return STUDY if text == "study" else tuple(METHODS)
-    names = tuple(text.split(","))
+    several = {"study": STUDY, "all": tuple(METHODS)}
+    names = [name for part in text.split(",") for name in several.get(part, (part,))]
     for name in names:
         try:
             make_method(name)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def _number(text: str, kind: Callable[[str], Any], ok: Callable[[Any], bool], wanted: str) -> Any:

@@ -27,7 +27,8 @@ class FullyConvolutional(nn.Module):
       norm: value ``norm(train=..., name=...)`` that makes a normalization layer, or None.
       norm_after: ``"published"`` puts it after the third and the sixth convolution only, as the
         authors do with BN; ``"all"`` after all but the last.
-      conv: kind of the convolutions that a normalization follows, called as `nn.Conv` is.
+      conv: kind of the convolutions, called as `nn.Conv` is; the last is plain. Weight
+        standardization wants a normalization after ``"all"``.
       kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
 
     Example:
@@ -71,7 +72,7 @@ class FullyConvolutional(nn.Module):
         normalized = (2, 5) if self.norm_after == "published" else tuple(range(8))
         for k, features in enumerate([*channels, self.classes]):
             follows = self.norm is not None and k in normalized
-            layer = self.conv if follows else nn.Conv
+            layer = self.conv if k < 8 else nn.Conv
             size = (3, 3) if k < 7 else (1, 1)
             init = INITIALIZERS[self.kernel_init]
             x = layer(features, size, use_bias=False, kernel_init=init, name=f"conv_{k:02d}")(x)
@@ -98,7 +99,7 @@ class ResNet(nn.Module):
         ENorm balance the channels that pass.
       imagenet: 7 x 7 convolution of stride 2 and max-pooling first, instead of 3 x 3.
       norm: value ``norm(train=..., name=...)``, or None.
-      conv: kind of the convolutions, called as `nn.Conv` is; without `norm`, plain.
+      conv: kind of the convolutions, called as `nn.Conv` is. Weight standardization wants a `norm`.
       kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
 
     Example:
@@ -196,8 +197,7 @@ class ResNet(nn.Module):
     ) -> nn.Module:
         # As torch pads: XLA's own "SAME" would shift windows of stride 2 by one pixel.
         padding = [((n - 1) // 2, (n - 1) // 2) for n in size]
-        conv = nn.Conv if self.norm is None else self.conv
-        return conv(
+        return self.conv(
             features,
             size,
             strides=strides,

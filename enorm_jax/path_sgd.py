@@ -36,10 +36,12 @@ def scale_by_path(
     where :math:`\gamma^2` is the summed output of the network with squared weights for inputs of
     one; a bias is the weight of an input that is always one. Where a hidden unit is rescaled, a
     weight into it becomes d w, its gradient g / d and its κ becomes κ / d², so that its step is d
-    times what it was, and likewise for the weights out of it: the step commutes with rescaling.
+    times what it was, and likewise for the weights out of it: a step from a given state commutes
+    with rescaling.
 
     κ grows as 2^depth in He-initialized networks. With `relative` it counts in units of its
-    harmonic mean at the start, so that learning rates are as large as SGD's.
+    harmonic mean at the start, so that learning rates are as large as SGD's. Where the start itself
+    was rescaled, that mean, and with it the unit of the learning rate, is another.
 
     A weight with κ = 0, as those out of a dead unit's neighbours, or that `network` does not
     use, keeps its gradient.
@@ -132,7 +134,7 @@ def path_norm(squares: Params) -> jax.Array:
       A scalar.
 
     Raises:
-      ValueError: if the parameters are no chain.
+      ValueError: if the parameters are no chain, or hold normalization layers or gains.
 
     Example:
       >>> import jax.numpy as jnp
@@ -142,6 +144,13 @@ def path_norm(squares: Params) -> jax.Array:
       37.0
     """
     names = chain(squares)
+    others = [name for name in squares if name not in names]
+    wrong = [name for name in names if set(squares[name]) - {"kernel", "bias"}]
+    if others or wrong:
+        raise ValueError(
+            f"{(others + wrong)[0]}: paths run through dense layers alone, without normalization; "
+            "give a network of your own"
+        )
     first = squares[names[0]]["kernel"]
     v = jnp.ones(first.shape[0], first.dtype)
     for name in names:

@@ -1,74 +1,81 @@
 """Which learning rate a method trains with: the study's, or one that `lr_search.py` found."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from enorm_jax import published
+from enorm_jax.cell import Cell
 from enorm_jax.errors import InputError
 
-Found = Mapping[tuple[str, bool], Mapping[int, float]]
+# A rate is good for what it was searched at.
+SETTING = (
+    "dataset", "method", "bias", "bias_handling", "width", "groups", "c", "batch_size",
+    "weight_decay",
+)  # fmt: skip
+Winner = dict[str, Any]
 
 
-def read_rates(path: Path) -> dict[tuple[str, bool], dict[int, float]]:
+def read_winners(path: Path) -> list[Winner]:
     """Reads the winners of learning-rate searches.
 
     Args:
       path: file of ``lr_search.py``; none is the same as one without winners.
 
     Returns:
-      Mapping from method and whether there are biases to a mapping from depth to rate.
+      Their entries, with ``depth``, ``learning_rate`` (None if all rates diverged) and `SETTING`.
 
     Raises:
       InputError: if it is no such file.
     """
     if not path.exists():
-        return {}
-    found: dict[tuple[str, bool], dict[int, float]] = {}
+        return []
     try:
-        for entry in json.loads(path.read_text(encoding="utf-8"))["winners"]:
-            if entry["learning_rate"] is not None:  # else every rate diverged
-                depths = found.setdefault((entry["method"], entry["bias"]), {})
-                depths[int(entry["depth"])] = float(entry["learning_rate"])
+        winners = json.loads(path.read_text(encoding="utf-8"))["winners"]
+        for entry in winners:
+            _ = int(entry["depth"]), entry["learning_rate"], [entry[name] for name in SETTING]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is no file of lr_search.py: give another --rates") from None
-    return found
+        raise InputError(f"{path} is no file of lr_search.py: give another") from None
+    return winners
 
 
-def learning_rate(method: str, depth: int, bias: bool, found: Found, *, tuned: bool) -> float:
-    """The rate of a method at a depth.
+def learning_rate(cell: Cell, winners: Sequence[Winner], *, tuned: bool) -> float:
+    """The rate for a cell's method, depth and setting.
 
     Args:
-      method: its name.
-      depth: number of hidden-to-hidden layers p.
-      bias: whether layers have biases.
-      found: as `read_rates` gives it.
+      cell: the cell, whatever its own rate.
+      winners: as `read_winners` gives them.
       tuned: whether to take the found rate where the study has one too.
 
     Returns:
-      The study's rate, or the found one at the nearest depth, the larger of two.
+      The study's rate, or the winner's at the nearest depth, the larger of two.
 
     Raises:
-      InputError: if there is neither.
+      InputError: if there is neither, or all rates diverged at the nearest depth.
 
     Example:
-      >>> from enorm_jax.rates import learning_rate
-      >>> found = {("gn", False): {1: 0.1, 7: 0.05}}
-      >>> learning_rate("gn", 5, False, found, tuned=False)
-      0.05
-      >>> learning_rate("bn", 5, False, found, tuned=False)
+      >>> from enorm_jax import published
+      >>> published.learning_rate("bn", 5)  # what a cell of bn at p = 5 gets
       0.1
     """
-    searched = found.get((method, bias))
-    if not tuned and published.has_rates(method):
-        return published.learning_rate(method, depth)
-    if not searched:
+    if not tuned and published.has_rates(cell.method):
+        return published.learning_rate(cell.method, cell.depth)
+    setting = cell.settings()
+    known = [w for w in winners if all(w[name] == setting[name] for name in SETTING)]
+    what = f"{cell.method!r}{' with bias' if cell.bias else ''} on {cell.dataset}"
+    if not known:
         raise InputError(
-            f"no learning rate known for {method!r}{' with bias' if bias else ''}: give --lr, or "
-            "search for one with experiments/lr_search.py"
+            f"no learning rate known for {what} at these settings: give --lr, or search for one "
+            "with experiments/lr_search.py"
         )
-    return searched[min(searched, key=lambda other: (abs(other - depth), -other))]
+    near = min(known, key=lambda w: (abs(w["depth"] - cell.depth), -w["depth"]))
+    if near["learning_rate"] is None:
+        raise InputError(
+            f"all rates of the search diverged for {what} at p = {near['depth']}: give --lr, or "
+            "search among smaller ones"
+        )
+    return float(near["learning_rate"])
 
 
 def winner(rates: Any, accuracies: Any) -> float | None:

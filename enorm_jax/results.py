@@ -31,10 +31,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
       ValueError: if a number is not finite.
       OSError: if the folder cannot be written.
     """
+    text = json.dumps(content, indent=1, allow_nan=False)  # raises before anything is written
     temporary = temporary_name(path)
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
+        file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -150,7 +150,7 @@ def init_states(
 def train_step(
     recipe: Recipe, state: TrainState, images: jax.Array, labels: jax.Array
 ) -> tuple[TrainState, jax.Array]:
-    """One step: loss, gradient, optimizer, ENorm.
+    """One step: loss, gradient, optimizer, ENorm; images are taken as they are, not augmented.
 
     Args:
       recipe: static part of the program.

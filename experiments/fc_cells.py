@@ -1,5 +1,6 @@
 """The arguments of fc_sweep.py, and the cells that they ask for."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import GROUPS, METHODS, make_method
 from enorm_jax.models import INITIALIZERS
 from enorm_jax.optimizer import SCHEDULES
-from enorm_jax.rates import learning_rate, read_rates
+from enorm_jax.rates import learning_rate, read_winners
 
 HERE = Path(__file__).parent
 RATES = HERE / "learning_rates.json"
@@ -183,28 +184,27 @@ def variants(p: cli.Parser) -> None:
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, shallow networks first."""
     methods = list(dict.fromkeys(itertools.chain(*args.method)))
-    of_enorm = {
-        "bias_handling": args.bias or "scale",
-        "order": args.order,
-        "balance_last": not args.leave_last,
-    }
-    plain = next((m for m in methods if make_method(m).equalize and not make_method(m).norm), None)
-    if args.of_norms and plain:
-        raise cli.InputError(f"--of-norms: {plain} has no normalization layers: write enorm+bn")
-    bias, tuned = args.bias is not None, args.rates is not None
-    if tuned and not args.rates.exists():
+    of_norms = [m for m in methods if make_method(m).equalize and make_method(m).norm]
+    if args.of_norms and not of_norms:
+        raise cli.InputError(
+            f"--of-norms: no ENorm with normalization layers among {', '.join(methods)}: add "
+            "enorm+bn"
+        )
+    if args.rates and args.lr:
+        raise cli.InputError("--rates and --lr both give learning rates: give one of them")
+    if args.rates and not args.rates.exists():
         raise cli.InputError(f"no file {args.rates}: make it with experiments/lr_search.py")
-    found = read_rates(args.rates or RATES)
-    return [
+    winners = read_winners(args.rates or RATES)
+    wanted = [
         Cell(
             experiment="fc",
             dataset=args.dataset,
             method=method,
             depth=depth,
             width=args.width,
-            bias=bias,
+            bias=args.bias is not None,
             epochs=args.epochs,
-            learning_rate=rate,
+            learning_rate=0.0,
             c=args.c if its.equalize else None,
             batch_size=args.batch_size,
             weight_decay=args.weight_decay,
@@ -219,11 +219,17 @@ def cells(args: Any) -> list[Cell]:
             fold="0/5" if args.select == "best" else None,
             select=args.select,
             groups=args.groups if its.grouped else GROUPS,
-            of_norms=args.of_norms and its.equalize is not None,
-            **(of_enorm if its.equalize else {}),
+            of_norms=args.of_norms and method in of_norms,
+            bias_handling=args.bias or "scale" if its.equalize else "scale",
+            order=args.order if its.equalize else "sequential",
+            balance_last=not (args.leave_last and its.equalize),
         )
         for depth in args.depths
         for method in methods
         for its in [make_method(method)]
-        for rate in args.lr or (learning_rate(method, depth, bias, found, tuned=tuned),)
+    ]
+    return [
+        dataclasses.replace(cell, learning_rate=rate)
+        for cell in wanted
+        for rate in args.lr or (learning_rate(cell, winners, tuned=args.rates is not None),)
     ]

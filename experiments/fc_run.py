@@ -30,31 +30,18 @@ def work(cell: Cell, dataset: data.Dataset) -> float:
 
 def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
     """Refuses what no network could train on."""
-    if any(cell.fold for cell in wanted):
-        dataset = held_out(dataset, wanted[0].fold or "")
-    size = args.train_images or len(dataset.train_labels)
-    if size > len(dataset.train_labels):
-        raise cli.InputError(
-            f"--train-images {size} is more than the {len(dataset.train_labels)} of "
-            f"{dataset.name}: choose fewer"
-        )
-    if args.batch_size > size:
-        raise cli.InputError(
-            f"--batch-size {args.batch_size} is more than the {size} training images of "
-            f"{dataset.name}: choose a smaller one"
-        )
-    whole_batch = any(make_method(cell.method).whole_batch for cell in wanted)
-    if 1 in (args.batch_size, size % args.batch_size) and whole_batch:
-        raise cli.InputError(
-            f"--batch-size {args.batch_size} makes a batch of one image, which batch "
-            "normalization cannot train on: choose another"
-        )
+    folds = {cell.fold for cell in wanted if cell.fold}
+    sizes = [len(held_out(dataset, fold).train_labels) for fold in folds]
+    for size in sizes or [len(dataset.train_labels)]:
+        check_size(args, wanted, dataset.name, size)
     for cell in wanted:
         if make_method(cell.method).grouped and cell.width % cell.groups:
             raise cli.InputError(
                 f"--groups {cell.groups} does not divide the {cell.width} units of a layer: choose "
                 f"{' or '.join(map(str, near_divisors(cell.width, cell.groups)))}"
             )
+    if args.save_params and any(cell.select == "best" for cell in wanted):
+        raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=args.out).close()
@@ -62,6 +49,27 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
         raise cli.InputError(
             f"cannot write to --out {args.out} ({error.strerror}): choose another folder"
         ) from None
+
+
+def check_size(args: Any, wanted: list[Cell], name: str, images: int) -> None:
+    """Refuses numbers of images that do not fit a training set of so many."""
+    size = args.train_images or images
+    held = " that are left, a fifth being held out," if any(cell.fold for cell in wanted) else ""
+    if size > images:
+        raise cli.InputError(
+            f"--train-images {size} is more than the {images}{held} of {name}: choose fewer"
+        )
+    if args.batch_size > size:
+        raise cli.InputError(
+            f"--batch-size {args.batch_size} is more than the {size} training images of "
+            f"{name}: choose a smaller one"
+        )
+    whole_batch = any(make_method(cell.method).whole_batch for cell in wanted)
+    if 1 in (args.batch_size, size % args.batch_size) and whole_batch:
+        raise cli.InputError(
+            f"--batch-size {args.batch_size} makes a batch of one image, which batch "
+            "normalization cannot train on: choose another"
+        )
 
 
 def near_divisors(units: int, groups: int) -> list[int]:

@@ -10,21 +10,23 @@ searched at full length too, and how far the two orders of the rates agree is re
 A method takes some 15 minutes on 2 cores at the default depths, twice that with a depth to check.
 """
 
-import dataclasses
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
 from enorm_jax import cli, published
-from enorm_jax.cell import Cell
+from enorm_jax.cell import Cell, same_setting
 from enorm_jax.compilation import keep_compiled
+from enorm_jax.display import title
 from enorm_jax.errors import InputError
 from enorm_jax.methods import GROUPS, make_method
-from enorm_jax.rates import read_rates, winner
+from enorm_jax.rates import SETTING, read_winners, winner
 from enorm_jax.results import read_results, write_json
 from enorm_jax.timing import fastest_precision
 from enorm_jax.workers import default_workers, load_once
@@ -102,33 +104,38 @@ def cells(args: Any) -> list[Cell]:
 
 def searches(wanted: list[Cell], out: Path) -> list[dict[str, Any]]:
     """What finished cells found: per method, depth and length the accuracies at each rate."""
-    done = {path_name(result): result for result in read_results(out)}
+    results = read_results(out)
     found = []
     key = lambda cell: (cell.method, cell.depth, cell.epochs)  # noqa: E731
     for (method, depth, epochs), group in itertools.groupby(sorted(wanted, key=key), key=key):
         folds = list(group)
         rates = folds[0].rates or ()
-        accuracies: list[list[float | None]] = [[] for _ in rates]
-        for cell in folds:
-            runs = done[json.dumps(cell.settings(), sort_keys=True)]["test_accuracy"]
-            n = len(cell.seeds)
-            for place, values in enumerate(accuracies):
-                values.extend(runs[place * n : (place + 1) * n])
-        cell = dataclasses.replace(folds[0], fold=None)
-        kept = ("dataset", "bias", "bias_handling", "width", "c", "precision", "seeds", "groups")
+        of_folds = [accuracies(cell, results) for cell in folds]
+        runs = [[value for fold in of_folds for value in fold[k]] for k in range(len(rates))]
+        settings = folds[0].settings()
         found.append(
             {"method": method, "depth": depth, "epochs": epochs}
-            | {"learning_rate": winner(rates, accuracies), "rates": list(rates)}
-            | {"validation_accuracy": accuracies, "folds": f"{len(folds)} of {FOLDS}"}
-            | {name: cell.settings()[name] for name in kept}
+            | {"learning_rate": winner(rates, runs), "rates": list(rates)}
+            | {"validation_accuracy": runs, "folds": f"{len(folds)} of {FOLDS}"}
+            | {name: settings[name] for name in (*SETTING, "precision", "seeds")}
         )
     return found
 
 
-def path_name(result: dict[str, Any]) -> str:
-    """What tells results apart: their settings."""
-    names = [field.name for field in dataclasses.fields(Cell)]
-    return json.dumps({name: result.get(name) for name in names}, sort_keys=True)
+def accuracies(cell: Cell, results: list[dict[str, Any]]) -> list[list[float | None]]:
+    """A cell's accuracies, seeds within rates, from however many files hold its seeds."""
+    runs: dict[int, list[float | None]] = {}
+    for result in results:
+        if same_setting(cell, result):
+            seeds = result["seeds"]
+            for place, seed in enumerate(seeds):
+                runs[seed] = result["test_accuracy"][place :: len(seeds)]
+    if not runs.keys() >= set(cell.seeds):
+        raise InputError(
+            f"{title(cell)} is still being trained by another process: run the same command when "
+            "it is done"
+        )
+    return [[runs[seed][rate] for seed in cell.seeds] for rate in range(len(cell.rates or ()))]
 
 
 def agreement(short: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
@@ -141,30 +148,30 @@ def agreement(short: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
 
     import scipy.stats  # takes most of a second, and most runs need it not
 
+    # nan where all means are equal, as of one rate
     tau = scipy.stats.kendalltau(means(short), means(full)).statistic
     return {
-        "method": short["method"],
-        "depth": short["depth"],
-        "bias": short["bias"],
+        **{name: short[name] for name in (*SETTING, "depth")},
         "epochs": [short["epochs"], full["epochs"]],
         "learning_rates": [short["learning_rate"], full["learning_rate"]],
-        "kendall_tau": round(float(tau), 3),
+        "kendall_tau": round(float(tau), 3) if math.isfinite(tau) else None,
     }
 
 
 def keep(path: Path, found: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
-    """Puts winners into the file, in the place of those of the same method, depth and bias."""
-    read_rates(path)  # says if it is no such file
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Puts winners into the file, in the place of those of the same setting and depth."""
 
     def merged(name: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        def key(entry: dict[str, Any]) -> tuple[str, bool, int]:
-            return entry["method"], entry["bias"], entry["depth"]
+        def key(entry: dict[str, Any]) -> str:
+            return json.dumps([entry[part] for part in (*SETTING, "depth")])
 
         entries = {key(entry): entry for entry in [*old.get(name, []), *new]}
         return [entries[k] for k in sorted(entries)]
 
-    write_json(path, {"winners": merged("winners", found), "checks": merged("checks", checks)})
+    with FileLock(f"{path}.lock"):  # another search may end at the same time
+        read_winners(path)  # says if it is no such file
+        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_json(path, {"winners": merged("winners", found), "checks": merged("checks", checks)})
 
 
 def report(found: list[dict[str, Any]], checks: list[dict[str, Any]]) -> list[Table]:
@@ -188,12 +195,12 @@ def report(found: list[dict[str, Any]], checks: list[dict[str, Any]]) -> list[Ta
     tables = [table]
     if checks:
         table = Table("method", "p", "epochs", "best, short and full", "Kendall's tau",
-                      title="does the short search order the rates as a full one?")  # fmt: skip
+                      title="does the short search order rates as a full one?")  # fmt: skip
         for check_ in checks:
             pair = " ".join("none" if r is None else f"{r:g}" for r in check_["learning_rates"])
             table.add_row(
                 make_method(check_["method"]).label, str(check_["depth"]),
-                " and ".join(map(str, check_["epochs"])), pair, f"{check_['kendall_tau']:.2f}",
+                " and ".join(map(str, check_["epochs"])), pair, str(check_["kendall_tau"]),
             )  # fmt: skip
         tables.append(table)
     return tables
@@ -210,7 +217,7 @@ def main() -> None:
     if args.precision == "auto":
         args.precision = fastest_precision()
     args.workers = args.workers or default_workers()
-    read_rates(args.write)  # before hours of training
+    read_winners(args.write)  # before hours of training
     wanted = cells(args)
     check(args, wanted, dataset)
     if args.dry_run:
@@ -228,6 +235,13 @@ def main() -> None:
     keep(args.write, short, checks)
     for table in report(every, checks):
         console.print(table)
+    for search in short:
+        if search["learning_rate"] in (min(args.grid), max(args.grid)) and len(args.grid) > 1:
+            console.print(
+                f"{search['method']} p={search['depth']}: the best rate is at the edge of --grid; "
+                "a wider one may hold a better",
+                highlight=False,
+            )
     console.print(f"winners: {args.write}", soft_wrap=True, highlight=False)
 
 

@@ -62,6 +62,11 @@ def saved(paths: list[Path]) -> Iterator[Network]:
         variables, settings = load_variables(path)
         if "method" not in settings:
             raise InputError(f"{path} is no finished cell of fc_sweep.py --save-params")
+        if settings["method"] not in STUDY:
+            raise InputError(
+                f"{path} was trained with {settings['method']}: only networks of "
+                f"{', '.join(STUDY)} can be folded and quantized"
+            )
         for run, seed in enumerate(settings["seeds"]):
             one = jax.tree.map(lambda leaf, run=run: jnp.asarray(leaf[run]), variables)
             yield settings | {"seed": seed}, one["params"], one.get("batch_stats", {})

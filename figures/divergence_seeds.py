@@ -37,7 +37,7 @@ def kinds_of(cells: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]
     kinds: dict[Kind, list[dict[str, Any]]] = {}
     for cell in cells:
         counterpart = (cell["depth"], cell["learning_rate"]) in twins and cell["c"] in PLOTTED_C
-        if not cell["bias"] or counterpart:
+        if cell["c"] in PLOTTED_C and (not cell["bias"] or counterpart):
             key = cell["method"], cell["bias"], cell["softmax"]
             kinds.setdefault(key, []).append(cell)
     return dict(sorted(kinds.items(), key=lambda item: (item[0][1:], item[0][0])))

@@ -10,9 +10,10 @@ import pytest
 from conftest import ROOT
 
 from enorm_jax import published
+from enorm_jax.cell import Cell
 from enorm_jax.data import held_out
 from enorm_jax.errors import InputError
-from enorm_jax.rates import learning_rate, read_rates, winner
+from enorm_jax.rates import SETTING, learning_rate, read_winners, winner
 
 
 def test_folds_part_the_training_images_and_leave_the_test_images_out(blobs):
@@ -34,14 +35,38 @@ def test_the_winner_has_the_best_mean_of_those_that_never_diverged():
     assert winner([0.1], [[None]]) is None
 
 
+CELL = Cell(
+    experiment="fc", dataset="digits", method="gn", depth=3, width=40, bias=False, epochs=4,
+    learning_rate=0.0, c=None, batch_size=256, weight_decay=1e-3, precision="float32", restarts=0,
+    seeds=(0,),
+)  # fmt: skip
+
+
+def winners(rates, **settings):
+    setting = {name: CELL.settings()[name] for name in SETTING} | settings
+    return [setting | {"depth": p, "learning_rate": rate} for p, rate in rates.items()]
+
+
 def test_rates_are_the_study_s_unless_it_has_none_or_the_file_is_named():
-    found = {("bn", False): {1: 0.5, 7: 0.4}, ("gn", True): {7: 0.3}}
-    assert learning_rate("bn", 7, False, found, tuned=False) == published.learning_rate("bn", 7)
-    assert learning_rate("bn", 3, False, found, tuned=True) == 0.5
-    assert learning_rate("bn", 4, False, found, tuned=True) == 0.4  # of two as near, the deeper
-    assert learning_rate("gn", 19, True, found, tuned=False) == 0.3
+    bn = dataclasses.replace(CELL, method="bn")
+    known = winners({1: 0.5, 7: 0.4}, method="bn") + winners({7: 0.3, 9: None})
+    assert learning_rate(bn, known, tuned=False) == published.learning_rate("bn", 3)
+    assert learning_rate(bn, known, tuned=True) == 0.5
+    between = dataclasses.replace(bn, depth=4)
+    assert learning_rate(between, known, tuned=True) == 0.4  # of two as near, the deeper
+    assert learning_rate(CELL, known, tuned=False) == 0.3
+    with pytest.raises(InputError, match=r"all rates.*p = 9"):
+        learning_rate(dataclasses.replace(CELL, depth=19), known, tuned=False)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"dataset": "cifar10"}, {"width": 500}, {"bias": True}, {"groups": 5}, {"batch_size": 8}],
+    ids=str,
+)
+def test_a_rate_that_was_searched_at_another_setting_is_not_taken(other):
     with pytest.raises(InputError, match=r"'gn'.*lr_search"):
-        learning_rate("gn", 19, False, found, tuned=False)
+        learning_rate(CELL, winners({3: 0.1}, **other), tuned=False)
 
 
 def script(name, *arguments):
@@ -66,11 +91,12 @@ def test_a_search_writes_what_the_sweep_reads(tmp_path):
     cells = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*.json")]
     assert {cell["fold"] for cell in cells} == {"0/5"}
     for cell in cells:  # the smaller rate's runs come first
-        assert cell["test_accuracy"][:2] < cell["test_accuracy"][2:]
-    again = script("lr_search.py", *arguments)
-    assert "2 of 2 cells done before" in again.stdout
-    assert json.loads(file.read_text()) == kept
-    assert read_rates(file) == {("gn", False): {1: 0.05}}
+        assert max(cell["test_accuracy"][:2]) < min(cell["test_accuracy"][2:])
+    third = script("lr_search.py", *arguments, "--seeds", "3")
+    assert third.returncode == 0, third.stderr
+    (more,) = (winner["validation_accuracy"] for winner in read_winners(file))
+    assert [values[:2] for values in more] == entry["validation_accuracy"]
+    assert np.shape(more) == (2, 3)
     listed = script("fc_sweep.py", *network, "--rates", file, "--dry-run", "--out", tmp_path)
     assert "gn p=1 lr=0.05" in listed.stdout
 

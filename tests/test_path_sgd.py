@@ -11,7 +11,7 @@ import pytest
 
 from enorm_jax import FullyConnected, rescale, scale_by_path
 from enorm_jax.optimizer import path_sgd
-from enorm_jax.path_sgd import path_weights
+from enorm_jax.path_sgd import path_norm, path_weights
 
 
 def network(rng, sizes, bias=False, dtype=jnp.float32):
@@ -116,9 +116,15 @@ def test_relative_kappa_makes_the_mean_factor_one_at_the_start(rng):
 def test_no_path_no_division(rng):
     """A dead unit, and a parameter that the network does not use, keep finite updates."""
     params = network(rng, (3, 4, 2)) | {"norm_00": {"scale": jnp.ones(4)}}
+    with pytest.raises(ValueError, match=r"norm_00.*without normalization"):
+        scale_by_path().init(params)
     params["layer_00"]["kernel"] = params["layer_00"]["kernel"].at[:, 1].set(0)
     params["layer_01"]["kernel"] = params["layer_01"]["kernel"].at[1].set(0)
-    path = scale_by_path()
+
+    def dense(squares):
+        return path_norm({name: squares[name] for name in ("layer_00", "layer_01")})
+
+    path = scale_by_path(dense)
     ones = jax.tree.map(jnp.ones_like, params)
     updates, _ = path.update(ones, path.init(params), params)
     chex.assert_tree_all_finite(updates)

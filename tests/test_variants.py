@@ -14,8 +14,9 @@ from enorm_jax.cell import LATER, Cell
 from enorm_jax.data import held_out, with_inputs
 from enorm_jax.display import title
 from enorm_jax.inputs import PerImage
-from enorm_jax.methods import ENorm
-from enorm_jax.optimizer import schedule
+from enorm_jax.kernels import WeightNormDense, WeightStandardizedDense
+from enorm_jax.methods import METHODS, ENorm, make_method
+from enorm_jax.optimizer import path_sgd, schedule
 from enorm_jax.sweep import recipe, run_cell
 from enorm_jax.training import evaluate, hyperparameters, init_state, train_epoch
 
@@ -172,3 +173,15 @@ def test_the_best_epoch_is_chosen_on_the_fold_and_told_on_the_test_images(blobs,
     other = run_cell(searched, blobs, tmp_path)
     assert other["curves"]["test_accuracy"] == curves["validation_accuracy"]
     assert other["curves"]["train_loss"] == curves["train_loss"]
+
+
+@pytest.mark.parametrize("name", [*METHODS, "bcn-micro"])
+def test_a_method_reaches_the_program_of_its_cell(blobs, name):
+    own = recipe(dataclasses.replace(CELL, method=name, groups=2), blobs)
+    its = make_method(name, 2)
+    assert own.optimizer is its.optimizer
+    assert (own.model.norm, own.model.dense, own.model.output) == (its.norm, its.dense, its.output)
+    assert own.equalize == its.equalize
+    assert (own.optimizer is path_sgd) == (name == "path-sgd")
+    assert (own.model.dense is WeightNormDense) == ("wn" in name.split("+"))
+    assert (own.model.dense is WeightStandardizedDense) == ("ws" in name.split("+"))

@@ -111,8 +111,10 @@ def occasional(
     groups = [store.at(setting, depth, precision) for depth in depths]
     runs = [run for group in groups for run in group.runs]
     lost = [run for run in runs if run.lost]
-    cured = [run for run in lost if run.accuracy is not None]
-    lost_again = [run for run in lost if run.accuracy is None and len(run.lost) > 1]
+    cured = [run for run in lost if run.accuracy is not None and run.accuracy >= LEARNED]
+    # Started again, and lost again or no better than before it learned.
+    again = [run for run in lost if len(run.lost) > 1 or run.accuracy is not None]
+    lost_again = [run for run in again if run not in cured]
     some_last = len(lost) < len(runs)
     bound = float(beta.ppf(0.975, len(lost) + 1, len(runs) - len(lost))) if some_last else 1.0
     figures = (

@@ -10,6 +10,8 @@ from verdicts.outcome import Outcome, State, Table, Verdict, decide, missing, re
 from verdicts.runs import Runs, Setting
 from verdicts.store import Store
 
+WIDEST = 1.5  # percent
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -26,12 +28,15 @@ class Point:
 
     @property
     def state(self) -> State:
-        """For the claim if the published value lies in the interval, against it if outside."""
+        """For the claim if the published value lies in a narrow interval, against it if outside."""
         if self.away is None:
             return "against" if self.runs.all_diverged else "missing"
         if self.away.half is None:
             return "one run"
-        return "for" if abs(self.away.value) <= self.away.half else "against"
+        if abs(self.away.value) > self.away.half:
+            return "against"
+        # A point within an interval that would hold any says nothing.
+        return "for" if self.away.half <= WIDEST else "open"
 
     def __str__(self) -> str:
         """As in ``+0.35 ± 0.80 (2)``, with the number of our runs."""
