@@ -112,7 +112,7 @@ class ResNet(nn.Module):
       ...     return model.init(jax.random.key(0), x, train=False)
       >>> params = jax.eval_shape(init, images)["params"]
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
-      272474
+      269722
 
     Reference:
       He et al., `Deep Residual Learning <https://arxiv.org/abs/1512.03385>`_, CVPR 2016;
