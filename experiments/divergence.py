@@ -23,16 +23,13 @@ from rich.table import Table
 
 from enorm_jax import cli
 from enorm_jax.cell import Cell, same_setting
-from enorm_jax.compilation import keep_compiled
 from enorm_jax.display import title
 from enorm_jax.divergence import Run, runs_of
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
 from enorm_jax.results import read_results
-from enorm_jax.workers import default_workers, load_once
-from fc_run import check, dry_run, run
-
-OUT = Path(__file__).parent / "results" / "divergence"
+from fc_cells import run_arguments
+from fc_run import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,19 +86,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
     )
-    p.add_argument(
-        "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"
-    )
-    p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
-    p.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="folder for the files")
-    p.add_argument(
-        "--workers", type=cli.positive_int, metavar="N", help="points side by side, as fc_sweep.py"
-    )
-    p.add_argument(
-        "--no-compilation-cache", dest="compilation_cache", action="store_false", default=True,
-        help="compile every program anew",
-    )  # fmt: skip
-    p.add_argument("--dry-run", action="store_true", help="list the points and their time")
+    run_arguments(p, out="results/divergence")
     p.set_defaults(save_params=False)
     return p
 
@@ -177,15 +162,9 @@ def main() -> None:
     """Runs the command."""
     args = parser().parse_args()
     console = Console()
-    keep_compiled(args.compilation_cache)
-    dataset = load_once(args.dataset, args.data_dir)
-    args.workers = args.workers or default_workers()
-    wanted = cells(args)
-    check(args, wanted, dataset)
+    wanted = train(args, cells, console)
     if args.dry_run:
-        dry_run(wanted, dataset, args.out, args.workers, console)
         return
-    run(args, wanted, dataset, console)
     console.print(report(wanted, args.out))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,46 @@ from rich.table import Table
 
 from enorm_jax import cli, data
 from enorm_jax.cell import Cell, without_done_seeds
+from enorm_jax.compilation import keep_compiled
 from enorm_jax.data import held_out
 from enorm_jax.display import Display, title
 from enorm_jax.methods import make_method
 from enorm_jax.results import read_results
 from enorm_jax.sweep import progress
-from enorm_jax.timing import epoch_flops, matmul_rate, memory, parameter_count
-from enorm_jax.workers import Job, run_cells
+from enorm_jax.timing import (
+    epoch_flops,
+    fastest_precision,
+    matmul_rate,
+    memory,
+    parameter_count,
+)
+from enorm_jax.workers import Job, default_workers, load_once, run_cells
+
+
+def train(args: Any, cells: Callable[[Any], list[Cell]], console: Console) -> list[Cell]:
+    """What a script that trains cells does with its arguments; a dry run lists them instead.
+
+    Args:
+      args: of `run_arguments`, and what `cells` takes.
+      cells: function from the arguments to the cells.
+      console: where to write.
+
+    Returns:
+      The cells asked for, trained unless `args.dry_run`.
+    """
+    keep_compiled(args.compilation_cache)
+    dataset = load_once(args.dataset, args.data_dir)
+    if args.precision == "auto":
+        args.precision = fastest_precision()
+        console.print(f"matrix products in {args.precision}, which is faster here")
+    args.workers = args.workers or default_workers()
+    wanted = cells(args)
+    check(args, wanted, dataset)
+    if args.dry_run:
+        dry_run(wanted, dataset, args.out, args.workers, console)
+    else:
+        run(args, wanted, dataset, console)
+    return wanted
 
 
 def work(cell: Cell, dataset: data.Dataset) -> float:

@@ -11,31 +11,19 @@ results close the run.
 from rich.console import Console
 
 from enorm_jax import cli
-from enorm_jax.compilation import keep_compiled
 from enorm_jax.results import read_results
 from enorm_jax.summary import summary
-from enorm_jax.timing import fastest_precision
-from enorm_jax.workers import default_workers, load_once
 from fc_cells import cells, parser
-from fc_run import check, dry_run, run
+from fc_run import train
 
 
 def main() -> None:
     """Runs the command."""
     args = parser(__doc__).parse_args()
     console = Console()
-    keep_compiled(args.compilation_cache)
-    dataset = load_once(args.dataset, args.data_dir)
-    if args.precision == "auto":
-        args.precision = fastest_precision()
-        console.print(f"matrix products in {args.precision}, which is faster here")
-    args.workers = args.workers or default_workers()
-    wanted = cells(args)
-    check(args, wanted, dataset)
+    wanted = train(args, cells, console)
     if args.dry_run:
-        dry_run(wanted, dataset, args.out, args.workers, console)
         return
-    run(args, wanted, dataset, console)
     console.print(summary(wanted, args.out))
     from enorm_jax.plotting import accuracy_over_depth  # a second that workers need not spend
 

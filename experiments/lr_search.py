@@ -22,16 +22,13 @@ from rich.table import Table
 
 from enorm_jax import cli, published
 from enorm_jax.cell import Cell, same_setting
-from enorm_jax.compilation import keep_compiled
 from enorm_jax.display import title
 from enorm_jax.errors import InputError
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.rates import SETTING, read_winners, winner
 from enorm_jax.results import read_results, write_json
-from enorm_jax.timing import fastest_precision
-from enorm_jax.workers import default_workers, load_once
 from fc_cells import RATES, network_arguments, run_arguments
-from fc_run import check, dry_run, run
+from fc_run import train
 
 GRID = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1)
 FOLDS = 5
@@ -212,18 +209,10 @@ def main() -> None:
     console = Console()
     if args.folds > FOLDS:
         raise InputError(f"--folds {args.folds}: there are {FOLDS}")
-    keep_compiled(args.compilation_cache)
-    dataset = load_once(args.dataset, args.data_dir)
-    if args.precision == "auto":
-        args.precision = fastest_precision()
-    args.workers = args.workers or default_workers()
     read_winners(args.write)  # before hours of training
-    wanted = cells(args)
-    check(args, wanted, dataset)
+    wanted = train(args, cells, console)
     if args.dry_run:
-        dry_run(wanted, dataset, args.out, args.workers, console)
         return
-    run(args, wanted, dataset, console)
     every = searches(wanted, args.out)
     short = [search for search in every if search["epochs"] == args.epochs]
     full = {(s["method"], s["depth"]): s for s in every if s["epochs"] == args.full}

@@ -36,7 +36,7 @@ def kinds_of(cells: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]
     twins = {(c["depth"], c["learning_rate"]) for c in cells if c["bias"] and c["softmax"]}
     kinds: dict[Kind, list[dict[str, Any]]] = {}
     for cell in cells:
-        counterpart = (cell["depth"], cell["learning_rate"]) in twins and cell["c"] in PLOTTED_C
+        counterpart = (cell["depth"], cell["learning_rate"]) in twins
         if cell["c"] in PLOTTED_C and (not cell["bias"] or counterpart):
             key = cell["method"], cell["bias"], cell["softmax"]
             kinds.setdefault(key, []).append(cell)
