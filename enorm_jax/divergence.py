@@ -7,10 +7,14 @@ too large also kill units until the outputs no longer depend on the image.
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from enorm_jax.errors import InputError
+
+COMMON = ("dataset", "width", "epochs", "batch_size", "train_images", "precision")
 # Of a constant output, log 10 but for chance; networks that learn are below it.
 GUESSING = math.log(10) - 0.005
 
@@ -66,6 +70,25 @@ def runs_of(result: dict[str, Any]) -> list[Run]:
             )
         )
     return runs
+
+
+def common_setting(cells: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """What all cells of a figure have in common.
+
+    Args:
+      cells: their contents, at least one.
+      folder: where they lie, for the message.
+
+    Returns:
+      Data set, width, epochs, batch size, training images and precision.
+
+    Raises:
+      InputError: if they differ.
+    """
+    settings = {tuple(cell[key] for key in COMMON) for cell in cells}
+    if len(settings) > 1:
+        raise InputError(f"{folder} holds points of several settings: a folder for each")
+    return dict(zip(COMMON, settings.pop(), strict=True))
 
 
 def boundary(values: Sequence[float], failed: Sequence[bool]) -> tuple[float, int]:

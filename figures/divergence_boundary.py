@@ -20,14 +20,13 @@ from matplotlib.axes import Axes
 
 from enorm_jax import FullyConnected, bias_amplification, cli
 from enorm_jax.cell import LATER
-from enorm_jax.divergence import Run, boundary, runs_of
+from enorm_jax.divergence import Run, boundary, common_setting, runs_of
 from enorm_jax.errors import InputError
 from enorm_jax.plotting import save
 from enorm_jax.results import read_results
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results" / "divergence"
-COMMON = ("dataset", "width", "epochs", "batch_size", "train_images", "precision")
 DATA = {"cifar10": ((1, 32, 32, 3), 50_000), "digits": ((1, 8, 8, 1), 1437)}
 OUTCOMES: dict[str, dict[str, Any]] = {
     "trained": {"marker": "o", "color": "#009E73"},
@@ -218,10 +217,7 @@ def main() -> None:
     ]
     if not cells:
         raise InputError(f"{args.results} holds no point of experiments/divergence.py bias")
-    kinds = {tuple(cell[key] for key in COMMON) for cell in cells}
-    if len(kinds) > 1:
-        raise InputError(f"{args.results} holds points of several settings: a folder for each")
-    common = dict(zip(COMMON, kinds.pop(), strict=True))
+    common = common_setting(cells, args.results)
     out = args.out or (args.results if args.results != STUDY else HERE)
     out.mkdir(parents=True, exist_ok=True)
     for path in draw(points(cells), common, out / f"divergence_boundary_{common['dataset']}"):

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from enorm_jax import cli
 from enorm_jax.cell import LATER
-from enorm_jax.divergence import Run, runs_of, share
+from enorm_jax.divergence import Run, common_setting, runs_of, share
 from enorm_jax.errors import InputError
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import STYLES, save
@@ -23,7 +23,6 @@ from enorm_jax.results import read_results
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results" / "divergence"
-COMMON = ("dataset", "width", "epochs", "batch_size", "train_images", "precision")
 PLOTTED_C = (None, 1.2)
 Kind = tuple[str, bool, bool]  # method, bias, softmax
 
@@ -146,10 +145,7 @@ def main() -> None:
     cells = [LATER | cell for cell in found if cell["experiment"] == "divergence"]
     if not kinds_of(cells):
         raise InputError(f"{args.results} holds no point of experiments/divergence.py seeds")
-    settings = {tuple(cell[key] for key in COMMON) for cell in cells}
-    if len(settings) > 1:
-        raise InputError(f"{args.results} holds points of several settings: a folder for each")
-    common = dict(zip(COMMON, settings.pop(), strict=True))
+    common = common_setting(cells, args.results)
     out = args.out or (args.results if args.results != STUDY else HERE)
     out.mkdir(parents=True, exist_ok=True)
     for path in draw(cells, common, out / f"divergence_seeds_{common['dataset']}"):
