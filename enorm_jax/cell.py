@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 from enorm_jax.enorm import Order
@@ -14,6 +13,7 @@ from enorm_jax.methods import GROUPS
 from enorm_jax.models import Initializer
 from enorm_jax.optimizer import Schedule
 from enorm_jax.state_rescaling import StateBias
+from enorm_jax.storage import Folder
 
 Select = Literal["last", "best"]
 
@@ -124,19 +124,19 @@ class Cell:
             f"-seed{spread}-{digest[:8]}"
         )
 
-    def result_path(self, folder: Path) -> Path:
+    def result_path(self, folder: Folder) -> Folder:
         """The cell's file; that it is there says that the cell is done."""
         return folder / f"{self.stem}.json"
 
-    def params_path(self, folder: Path) -> Path:
+    def params_path(self, folder: Folder) -> Folder:
         """Where the parameters after the last epoch are kept, if asked for."""
         return folder / f"{self.stem}.safetensors"
 
-    def checkpoint_path(self, folder: Path) -> Path:
+    def checkpoint_path(self, folder: Folder) -> Folder:
         """Where the cell in progress is kept, epoch by epoch."""
         return folder / f"{self.stem}.checkpoint.safetensors"
 
-    def lock_path(self, folder: Path) -> Path:
+    def lock_path(self, folder: Folder) -> Folder:
         """What a process holds while it trains the cell; freed by its death."""
         return folder / f"{self.stem}.lock"
 

@@ -1,22 +1,20 @@
 """Arrays of a pytree in one safetensors file, written whole or not at all."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from enorm_jax.errors import InputError
-from enorm_jax.results import temporary_name
+from enorm_jax.storage import Folder, as_folder, write_whole
 
 
-def save_arrays(path: Path, tree: Any, metadata: dict[str, Any]) -> None:
+def save_arrays(path: Folder, tree: Any, metadata: dict[str, Any]) -> None:
     """Writes the arrays of a pytree and JSON metadata to one file, atomically.
 
     Arrays are named by their place in the tree, such as ``layer_00.kernel``.
@@ -31,12 +29,10 @@ def save_arrays(path: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """
     host = jax.device_get(tree)
     arrays = {_name(keys): np.ascontiguousarray(leaf) for keys, leaf in _leaves(host)}
-    temporary = temporary_name(path)
-    temporary.write_bytes(save(arrays, metadata={"json": json.dumps(metadata)}))
-    os.replace(temporary, path)
+    write_whole(path, save(arrays, metadata={"json": json.dumps(metadata)}))
 
 
-def load_arrays(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+def load_arrays(path: Folder, like: Any) -> tuple[Any, dict[str, Any]]:
     """Reads what `save_arrays` wrote into a pytree of known structure.
 
     Args:
@@ -76,7 +72,7 @@ def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
       OSError: if the file cannot be read.
       InputError: if it is damaged.
     """
-    arrays, settings = _read(Path(path))
+    arrays, settings = _read(as_folder(path))
     variables: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, leaf = name.split(".")
@@ -87,7 +83,7 @@ def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
     return variables, settings
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Folder) -> dict[str, Any]:
     """Reads the metadata of a file that `save_arrays` wrote, and no array.
 
     Args:
@@ -100,23 +96,30 @@ def read_metadata(path: Path) -> dict[str, Any]:
       OSError: if the file cannot be read.
       InputError: if it is damaged.
     """
-    with _opened(path) as file:
-        return json.loads(file.metadata()["json"])
+    with path.open("rb") as file:
+        return _metadata(path, file.read(8), lambda size: file.read(size))
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with _opened(path) as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return arrays, json.loads(file.metadata()["json"])
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _read(path: Folder) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    content = path.read_bytes()
+    metadata = _metadata(path, content[:8], lambda size: content[8 : 8 + size])
     try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged: delete it to start that cell again") from error
+        return load(content), metadata
+    except SafetensorError as error:
+        raise _damaged(path) from error
+
+
+def _metadata(path: Folder, start: bytes, more: Callable[[int], bytes]) -> dict[str, Any]:
+    """The JSON in the header, whose length a safetensors file's first 8 bytes tell."""
+    try:
+        header = json.loads(more(int.from_bytes(start, "little")))
+        return json.loads(header["__metadata__"]["json"])
+    except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Folder) -> InputError:
+    return InputError(f"{os.fspath(path)} is damaged: delete it to start that cell again")
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

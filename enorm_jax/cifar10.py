@@ -8,6 +8,7 @@ where TFDS made them from it), and decoded arrays are cached as uint8 under
 """
 
 import hashlib
+import io
 import logging
 import os
 import tarfile
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from enorm_jax.compilation import cache_folder
-from enorm_jax.results import temporary_name
+from enorm_jax.storage import write_whole
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -90,16 +91,13 @@ def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         logger.warning("cannot read the cache %s (%s): decoding again", path, error)
     arrays = read()
-    temporary = temporary_name(path)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **dict(zip(ARRAY_NAMES, arrays, strict=True)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **dict(zip(ARRAY_NAMES, arrays, strict=True)))
-        os.replace(temporary, path)
+        write_whole(path, content.getvalue())
     except OSError as error:
         logger.warning("cannot cache CIFAR-10 in %s (%s): it will be decoded again", path, error)
-    finally:
-        temporary.unlink(missing_ok=True)
     return arrays
 
 

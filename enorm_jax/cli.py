@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 
 from enorm_jax.cell import SEED_LIMIT
 from enorm_jax.errors import InputError
+from enorm_jax.executors import ENGINES
 from enorm_jax.methods import METHODS, STUDY, make_method
+from enorm_jax.storage import Folder, as_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -254,6 +256,77 @@ def methods(text: str) -> tuple[str, ...]:
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
     return tuple(dict.fromkeys(names))
+
+
+def folder(text: str) -> Folder:
+    """Parses a folder's path or a bucket's address.
+
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      A path, absolute.
+
+    Raises:
+      argparse.ArgumentTypeError: if there is no such kind of bucket.
+
+    Example:
+      >>> from enorm_jax.cli import folder
+      >>> folder("/tmp/runs").name
+      'runs'
+    """
+    try:
+        return as_folder(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def executor(text: str) -> tuple[str, str | None]:
+    """Parses an engine and where it is.
+
+    Args:
+      text: ``local``, ``ray``, ``ray:HOST:PORT``, ``slurm``, ...
+
+    Returns:
+      Engine and address, or None.
+
+    Raises:
+      argparse.ArgumentTypeError: if there is no such engine.
+
+    Example:
+      >>> from enorm_jax.cli import executor
+      >>> executor("ray:10.0.0.1:6379"), executor("local")
+      (('ray', '10.0.0.1:6379'), ('local', None))
+    """
+    engine, _, address = text.partition(":")
+    if engine not in ENGINES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {', '.join(ENGINES)}: write ray:HOST:PORT, for instance"
+        )
+    return engine, address or None
+
+
+def option(text: str) -> tuple[str, str]:
+    """Parses an option with its value.
+
+    Args:
+      text: ``KEY=VALUE``.
+
+    Returns:
+      Key and value.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is none.
+
+    Example:
+      >>> from enorm_jax.cli import option
+      >>> option("partition=gpu")
+      ('partition', 'gpu')
+    """
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE: write partition=gpu")
+    return key, value
 
 
 def _number(text: str, kind: Callable[[str], Any], ok: Callable[[Any], bool], wanted: str) -> Any:

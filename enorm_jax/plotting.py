@@ -1,8 +1,8 @@
 """Figures from cells: ours filled, published hollow, readable without colour."""
 
+import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -17,6 +17,7 @@ from enorm_jax import published
 from enorm_jax.cell import LATER
 from enorm_jax.methods import METHODS, make_method
 from enorm_jax.results import interval, pooled
+from enorm_jax.storage import Folder, write_whole
 
 # One marker and one pair of colour and line per method in all figures; the colours of the first
 # are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -45,8 +46,8 @@ Result = dict[str, Any]
 
 
 def accuracy_over_depth(
-    results: Sequence[Result], stem: Path, sources: Sequence[str] = ("study",)
-) -> list[Path]:
+    results: Sequence[Result], stem: Folder, sources: Sequence[str] = ("study",)
+) -> list[Folder]:
     """Draws test accuracy over depth, with 95 % intervals, beside the published points.
 
     One panel without and one with bias, if there are both. Results of the same setting and
@@ -100,7 +101,7 @@ def _limits(results: Sequence[Result], sources: Sequence[str]) -> tuple[float, f
     return min(values) - margin, max(values) + margin
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Folder) -> list[Folder]:
     """Writes a figure as SVG and PNG; the same figure gives the same files.
 
     Args:
@@ -112,10 +113,16 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     svg, png = (stem.with_name(stem.name + suffix) for suffix in (".svg", ".png"))
     with plt.rc_context({"svg.hashsalt": "enorm_jax"}):
-        figure.savefig(svg, metadata={"Date": None})
-    figure.savefig(png, dpi=150)
+        write_whole(svg, _drawn(figure, format="svg", metadata={"Date": None}))
+    write_whole(png, _drawn(figure, format="png", dpi=150))
     plt.close(figure)
     return [svg, png]
+
+
+def _drawn(figure: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def _panel(axis: Axes, results: list[Result], bias: bool, sources: Sequence[str]) -> None:

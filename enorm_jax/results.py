@@ -15,12 +15,13 @@ import numpy as np
 import scipy.special
 
 from enorm_jax.errors import InputError
+from enorm_jax.storage import Folder, as_folder, is_bucket, write_whole
 
 PACKAGES = ("enorm_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON to a temporary name beside the file and renames it.
+def write_json(path: Folder, content: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all.
 
     Args:
       path: file to write; replaced if there.
@@ -32,31 +33,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
       OSError: if the folder cannot be written.
     """
     text = json.dumps(content, indent=1, allow_nan=False)  # raises before anything is written
-    temporary = temporary_name(path)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside a file that no other process uses, to write to before renaming.
-
-    Args:
-      path: the file to be written.
-
-    Returns:
-      A path in the same folder.
-    """
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    write_whole(path, f"{text}\n".encode())
 
 
 def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads all finished cells of a folder, in the order of their names.
 
     Args:
-      folder: where a sweep wrote its cells.
+      folder: where a sweep wrote its cells; a folder or a bucket.
 
     Returns:
       One dictionary per cell.
@@ -65,8 +49,8 @@ def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
       FileNotFoundError: if there is no such folder.
       InputError: if a file is not readable as JSON.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    folder = as_folder(folder)
+    if not is_bucket(folder) and not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give one that holds a sweep's results")
     cells = []
     for path in sorted(folder.glob("*.json")):

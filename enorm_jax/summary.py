@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +11,7 @@ from enorm_jax import published
 from enorm_jax.cell import LATER, Cell, same_setting
 from enorm_jax.methods import make_method
 from enorm_jax.results import interval, pooled, read_results
+from enorm_jax.storage import Folder
 
 
 def outcome(result: dict[str, Any]) -> str:
@@ -52,7 +52,7 @@ def format_interval(values: Sequence[float]) -> str:
     return f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
 
 
-def summary(wanted: Sequence[Cell], out: Path) -> Table:
+def summary(wanted: Sequence[Cell], out: Folder) -> Table:
     """What a folder holds for the cells asked for, beside the published accuracy.
 
     Args:

@@ -4,12 +4,10 @@ import functools
 import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from filelock import FileLock, Timeout
 
 from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
@@ -18,11 +16,8 @@ from enorm_jax.fit import Epoch, compile_program, fit
 from enorm_jax.history import History, final, new_history, record
 from enorm_jax.methods import ENorm, make_method
 from enorm_jax.results import provenance, write_json
+from enorm_jax.storage import Folder, claim, remove_unfinished
 from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
-
-
-class CellTakenError(Exception):
-    """Another process is training the cell."""
 
 
 def recipe(cell: Cell, dataset: Dataset) -> Recipe:
@@ -61,10 +56,11 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
 def run_cell(
     cell: Cell,
     dataset: Dataset,
-    folder: Path,
+    folder: Folder,
     *,
     save_params: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    owner: str | None = None,
 ) -> dict[str, Any]:
     """Trains a cell's seeds in parallel and writes its file, going on where it was stopped.
 
@@ -74,15 +70,16 @@ def run_cell(
     Args:
       cell: the cell.
       dataset: its data.
-      folder: where to write.
+      folder: where to write; a folder or a place in a bucket.
       save_params: whether to keep the parameters after the last epoch.
       on_epoch: called after each epoch, for display.
+      owner: name of the sweep that gives the cell to one process at a time, as for `claim`.
 
     Returns:
       The content of the cell's file.
 
     Raises:
-      CellTakenError: if another process is training the cell.
+      TakenError: if another process is training the cell.
       OSError: if the folder cannot be written.
       InputError: if a checkpoint is damaged.
       ValueError: if the data set is not the cell's, there is no such precision, a cell of several
@@ -99,23 +96,20 @@ def run_cell(
     if cell.fold:
         dataset = _held_out(dataset, cell.fold, keep_test=cell.select == "best")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cell.lock_path(folder), blocking=False)
-    try:
-        with lock:
-            if cell.result_path(folder).exists():
-                return json.loads(cell.result_path(folder).read_text(encoding="utf-8"))
-            result = _run(cell, dataset, folder, save_params, on_epoch)
-            # Whoever opened it before finds the cell done.
-            cell.lock_path(folder).unlink(missing_ok=True)
-    except Timeout:
-        raise CellTakenError(cell.stem) from None
+    with claim(cell.lock_path(folder), owner):
+        if cell.result_path(folder).exists():
+            return json.loads(cell.result_path(folder).read_text(encoding="utf-8"))
+        remove_unfinished(folder, cell.stem)
+        result = _run(cell, dataset, folder, save_params, on_epoch)
+        # Whoever opened it before finds the cell done.
+        cell.lock_path(folder).unlink(missing_ok=True)
     return result
 
 
 def _run(
     cell: Cell,
     dataset: Dataset,
-    folder: Path,
+    folder: Folder,
     save_params: bool,
     on_epoch: Callable[[Epoch], None],
 ) -> dict[str, Any]:
@@ -137,14 +131,14 @@ def _run(
         if not lost:
             break
     if not save_params:
-        cell.params_path(folder).unlink()
+        cell.params_path(folder).unlink(missing_ok=True)
     result = final(cell, attempts) | origins[-1] | {"resumed_from": origins[:-1]}
     write_json(cell.result_path(folder), result)
     cell.checkpoint_path(folder).unlink(missing_ok=True)
     return result
 
 
-def progress(cell: Cell, folder: Path) -> int:
+def progress(cell: Cell, folder: Folder) -> int:
     """The number of epochs that a cell in progress has behind it.
 
     Args:
@@ -166,7 +160,7 @@ def progress(cell: Cell, folder: Path) -> int:
 def _train(
     cell: Cell,
     dataset: Dataset,
-    folder: Path,
+    folder: Folder,
     attempts: list[History],
     origins: list[dict[str, Any]],
     states: TrainState | None,
@@ -211,7 +205,7 @@ def _hyper(cell: Cell, runs: int) -> Hyperparameters:
 
 
 def _load_checkpoint(
-    cell: Cell, dataset: Dataset, folder: Path
+    cell: Cell, dataset: Dataset, folder: Folder
 ) -> tuple[list[History], list[dict[str, Any]], TrainState | None]:
     path = cell.checkpoint_path(folder)
     if not path.exists():
@@ -230,7 +224,7 @@ def _load_checkpoint(
     return attempts, origins, states
 
 
-def _save_params(cell: Cell, folder: Path, states: TrainState, lost: Sequence[int]) -> None:
+def _save_params(cell: Cell, folder: Folder, states: TrainState, lost: Sequence[int]) -> None:
     """Writes the runs' variables; those of restarted runs replace the diverged ones'."""
     path = cell.params_path(folder)
     variables = {"params": states.params, "batch_stats": states.batch_stats}

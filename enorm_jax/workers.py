@@ -6,94 +6,20 @@ progress: its cell goes to a new one.
 """
 
 import collections
-import dataclasses
-import functools
 import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
-from enorm_jax import data
 from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
+from enorm_jax.cores import available_cores, split_cores
 from enorm_jax.errors import InputError
-from enorm_jax.fit import Epoch
-from enorm_jax.sweep import CellTakenError, progress, run_cell
-
-ATTEMPTS = 3
-
-
-class Observer(Protocol):
-    """Who is told of what happens to cells."""
-
-    def start(self, cell: Cell, done: int) -> None:
-        """A cell starts, after the epochs that an earlier run has done."""
-
-    def epoch(self, cell: Cell, epoch: Epoch) -> None:
-        """An epoch is over; its states are left out."""
-
-    def done(self, cell: Cell, result: dict[str, Any]) -> None:
-        """A cell is finished."""
-
-    def taken(self, cell: Cell) -> None:
-        """A cell is left to another process that trains it now."""
-
-    def died(self, cell: Cell) -> None:
-        """A cell's worker died; the cell starts again from its last epoch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What every cell of a sweep has in common.
-
-    Attributes:
-      dataset: name, as for `enorm_jax.data.load`.
-      data_dir: where to look for it, or None.
-      out: folder for the cells' files.
-      save_params: whether to keep the parameters after the last epoch.
-      compilation_cache: whether compiled programs are kept between processes.
-    """
-
-    dataset: str
-    data_dir: str | None
-    out: Path
-    save_params: bool = False
-    compilation_cache: bool = True
-
-    def run(self, cell: Cell, observer: Observer) -> None:
-        """Trains a cell in this process, or goes on where it was stopped.
-
-        Args:
-          cell: the cell.
-          observer: who is told.
-
-        Raises:
-          InputError: if the data set or a checkpoint cannot be read.
-          OSError: if the folder cannot be written.
-        """
-        dataset = load_once(self.dataset, self.data_dir)
-        observer.start(cell, progress(cell, self.out))
-
-        def on_epoch(epoch: Epoch) -> None:
-            observer.epoch(cell, dataclasses.replace(epoch, states=None))
-
-        try:
-            result = run_cell(
-                cell, dataset, self.out, save_params=self.save_params, on_epoch=on_epoch
-            )
-        except CellTakenError:
-            observer.taken(cell)
-        else:
-            observer.done(cell, result)
-
-
-# A process that trains cells itself has loaded the data to plan them.
-load_once = functools.cache(data.load)
+from enorm_jax.jobs import ATTEMPTS, Job, Observer
 
 
 def run_cells(cells: Sequence[Cell], job: Job, observer: Observer, workers: int = 1) -> None:
@@ -140,24 +66,7 @@ def default_workers() -> int:
     """
     if jax.default_backend() != "cpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
-def split_cores(workers: int) -> list[list[int]]:
-    """Shares this process's cores out among workers, evenly.
-
-    Args:
-      workers: number of workers.
-
-    Returns:
-      For each worker its cores; empty where there are fewer cores than workers, or where the
-      system cannot bind a process to cores.
-    """
-    if not hasattr(os, "sched_getaffinity"):
-        return [[] for _ in range(workers)]
-    cores = sorted(os.sched_getaffinity(0))
-    share = len(cores) // workers
-    return [cores[i * share : (i + 1) * share] for i in range(workers)]
+    return max(1, len(available_cores()))
 
 
 class _Worker:

@@ -15,7 +15,6 @@ same command goes on. Every point leaves a JSON file in --out; `figures/divergen
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +27,7 @@ from enorm_jax.divergence import Run, runs_of
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
 from enorm_jax.results import read_results
+from enorm_jax.storage import Folder
 from fc_cells import run_arguments
 from fc_run import train
 
@@ -121,7 +121,7 @@ def cells(args: Any) -> list[Cell]:
     ]
 
 
-def report(wanted: Sequence[Cell], out: Path) -> Table:
+def report(wanted: Sequence[Cell], out: Folder) -> Table:
     """What became of the points."""
     table = Table("point", "diverged", "at step", "restarted", "guessing", "accuracy (%)")
     results = read_results(out)

@@ -112,14 +112,49 @@ def run_arguments(p: cli.Parser, out: str) -> None:
     )
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
     p.add_argument(
-        "--out", type=Path, default=HERE / out, metavar="DIR", help="folder for cells and figures"
+        "--out",
+        type=cli.folder,
+        default=HERE / out,
+        metavar="DIR",
+        help="folder for cells and figures, also gs://bucket/... or s3://bucket/...",
     )
     p.add_argument(
         "--workers",
         type=cli.positive_int,
         metavar="N",
-        help="cells trained side by side, each in a process with its own cores; "
-        "default: as many as cores on a CPU, one on a GPU",
+        help="cells trained side by side; default on this machine, where each has a process with "
+        "its own cores: as many as cores on a CPU, one on a GPU; elsewhere: as many as fit",
+    )
+    p.add_argument(
+        "--executor",
+        type=cli.executor,
+        default="local",
+        metavar="ENGINE[:WHERE]",
+        help="what trains the cells: local, this machine; ray, a Ray cluster (of this machine, or "
+        "that in RAY_ADDRESS), ray:HOST:PORT or ray:auto; slurm, an array job",
+    )
+    p.add_argument(
+        "--cpus-per-cell",
+        type=cli.positive_int,
+        default=1,
+        metavar="N",
+        help="cores that a cell takes, with ray and slurm",
+    )
+    p.add_argument(
+        "--gpus-per-cell",
+        type=cli.non_negative_float,
+        default=0.0,
+        metavar="X",
+        help="GPUs that a cell takes, likewise; with ray a fraction shares one",
+    )
+    p.add_argument(
+        "--slurm",
+        type=cli.option,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of sbatch: partition=gpu time=600 (minutes)",
     )
     p.add_argument(
         "--no-compilation-cache",

@@ -1,7 +1,7 @@
 """What the scripts that train cells share: checks, the list of a dry run, and the run."""
 
+import dataclasses
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.data import held_out
 from enorm_jax.display import Display, title
+from enorm_jax.executors import Executor
+from enorm_jax.jobs import Job, load_once
 from enorm_jax.methods import make_method
 from enorm_jax.results import read_results
+from enorm_jax.storage import Folder, check_writable
 from enorm_jax.sweep import progress
 from enorm_jax.timing import (
     epoch_flops,
@@ -25,7 +28,7 @@ from enorm_jax.timing import (
     memory,
     parameter_count,
 )
-from enorm_jax.workers import Job, default_workers, load_once, run_cells
+from enorm_jax.workers import default_workers
 
 
 def train(args: Any, cells: Callable[[Any], list[Cell]], console: Console) -> list[Cell]:
@@ -44,13 +47,21 @@ def train(args: Any, cells: Callable[[Any], list[Cell]], console: Console) -> li
     if args.precision == "auto":
         args.precision = fastest_precision()
         console.print(f"matrix products in {args.precision}, which is faster here")
-    args.workers = args.workers or default_workers()
+    engine, address = args.executor
+    executor = Executor(
+        engine,
+        address,
+        workers=args.workers or (default_workers() if engine == "local" else None),
+        cpus=args.cpus_per_cell,
+        gpus=args.gpus_per_cell,
+        options=dict(args.slurm),
+    )
     wanted = cells(args)
     check(args, wanted, dataset)
     if args.dry_run:
-        dry_run(wanted, dataset, args.out, args.workers, console)
+        dry_run(wanted, dataset, args.out, executor.workers or 1, console)
     else:
-        run(args, wanted, dataset, console)
+        run(args, wanted, dataset, executor, console)
     return wanted
 
 
@@ -76,13 +87,7 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
             )
     if args.save_params and any(cell.select == "best" for cell in wanted):
         raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=args.out).close()
-    except OSError as error:
-        raise cli.InputError(
-            f"cannot write to --out {args.out} ({error.strerror}): choose another folder"
-        ) from None
+    check_writable(args.out)
 
 
 def check_size(args: Any, wanted: list[Cell], name: str, images: int) -> None:
@@ -126,7 +131,7 @@ def needs(cell: Cell, dataset: data.Dataset, runs: int) -> tuple[float, float]:
 
 
 def dry_run(
-    wanted: list[Cell], dataset: data.Dataset, out: Path, workers: int, console: Console
+    wanted: list[Cell], dataset: data.Dataset, out: Folder, workers: int, console: Console
 ) -> None:
     """Lists the cells, their state and estimates of memory and of the time left."""
     results = read_results(out)
@@ -179,22 +184,28 @@ def seed_names(cell: Cell) -> str:
     return ", ".join(map(str, cell.seeds))
 
 
-def run(args: Any, wanted: list[Cell], dataset: data.Dataset, console: Console) -> None:
+def run(
+    args: Any, wanted: list[Cell], dataset: data.Dataset, executor: Executor, console: Console
+) -> None:
     """Runs the cells that are not done, side by side if there are several workers."""
     todo = remaining(args, wanted, console)
-    workers = min(args.workers, max(1, len(todo)))
+    workers = min(executor.workers or len(todo), max(1, len(todo)))
     if workers > 1:  # else the longest would be left to one of them at the end
         todo.sort(key=lambda cell: -cell.epochs * work(cell, dataset))
+    if executor.engine != "local":
+        console.print(f"{len(todo)} cells by {executor.engine}", highlight=False)
+    elif workers > 1:
         console.print(f"{workers} workers", highlight=False)
     job = Job(
         dataset=args.dataset,
-        data_dir=args.data_dir,
+        # Elsewhere a relative path would mean another folder.
+        data_dir=args.data_dir and str(Path(args.data_dir).expanduser().absolute()),
         out=args.out,
         save_params=args.save_params,
         compilation_cache=args.compilation_cache,
     )
     with Display(console, todo, lambda cell: work(cell, dataset)) as display:
-        run_cells(todo, job, display, workers)
+        dataclasses.replace(executor, workers=workers).run(todo, job, display)
 
 
 def remaining(args: Any, wanted: list[Cell], console: Console) -> list[Cell]:

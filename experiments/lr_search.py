@@ -27,6 +27,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.rates import SETTING, read_winners, winner
 from enorm_jax.results import read_results, write_json
+from enorm_jax.storage import Folder
 from fc_cells import RATES, network_arguments, run_arguments
 from fc_run import train
 
@@ -99,7 +100,7 @@ def cells(args: Any) -> list[Cell]:
     ]
 
 
-def searches(wanted: list[Cell], out: Path) -> list[dict[str, Any]]:
+def searches(wanted: list[Cell], out: Folder) -> list[dict[str, Any]]:
     """What finished cells found: per method, depth and length the accuracies at each rate."""
     results = read_results(out)
     found = []

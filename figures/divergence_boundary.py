@@ -24,6 +24,7 @@ from enorm_jax.divergence import Run, boundary, common_setting, runs_of
 from enorm_jax.errors import InputError
 from enorm_jax.plotting import save
 from enorm_jax.results import read_results
+from enorm_jax.storage import Folder, check_writable
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results" / "divergence"
@@ -178,7 +179,7 @@ def line_up(axis: Axes, found: Sequence[Point], limit: float) -> None:
     axis.legend(fontsize=7)
 
 
-def draw(found: list[Point], common: dict[str, Any], stem: Path) -> list[Path]:
+def draw(found: list[Point], common: dict[str, Any], stem: Folder) -> list[Folder]:
     """Draws all panels."""
     cs = sorted({p.c for p in found})
     rows = -(-(len(cs) + 1) // 3)
@@ -207,8 +208,10 @@ def draw(found: list[Point], common: dict[str, Any], stem: Path) -> list[Path]:
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=STUDY, help="folder of points")
-    parser.add_argument("--out", type=Path, help="folder; default: that of the points")
+    parser.add_argument(
+        "results", type=cli.folder, nargs="?", default=STUDY, help="folder of points"
+    )
+    parser.add_argument("--out", type=cli.folder, help="folder; default: that of the points")
     args = parser.parse_args()
     cells = [
         LATER | cell
@@ -219,7 +222,7 @@ def main() -> None:
         raise InputError(f"{args.results} holds no point of experiments/divergence.py bias")
     common = common_setting(cells, args.results)
     out = args.out or (args.results if args.results != STUDY else HERE)
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     for path in draw(points(cells), common, out / f"divergence_boundary_{common['dataset']}"):
         print(path)
 

@@ -20,6 +20,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import STYLES, save
 from enorm_jax.results import read_results
+from enorm_jax.storage import Folder, check_writable
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results" / "divergence"
@@ -90,7 +91,7 @@ def accuracies(axis: Axes, runs: dict[int, list[Run]], kind: Kind, places: Seque
         axis.plot([place] * len(values), values, alpha=0.55, **(look(kind) | {"markersize": 4.5}))
 
 
-def draw(cells: list[dict[str, Any]], common: dict[str, Any], stem: Path) -> list[Path]:
+def draw(cells: list[dict[str, Any]], common: dict[str, Any], stem: Folder) -> list[Folder]:
     """Draws a column for each rate."""
     kinds = kinds_of(cells)
     drawn = [cell for own in kinds.values() for cell in own]
@@ -138,8 +139,10 @@ def draw(cells: list[dict[str, Any]], common: dict[str, Any], stem: Path) -> lis
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=STUDY, help="folder of points")
-    parser.add_argument("--out", type=Path, help="folder; default: that of the points")
+    parser.add_argument(
+        "results", type=cli.folder, nargs="?", default=STUDY, help="folder of points"
+    )
+    parser.add_argument("--out", type=cli.folder, help="folder; default: that of the points")
     args = parser.parse_args()
     found = read_results(args.results)
     cells = [LATER | cell for cell in found if cell["experiment"] == "divergence"]
@@ -147,7 +150,7 @@ def main() -> None:
         raise InputError(f"{args.results} holds no point of experiments/divergence.py seeds")
     common = common_setting(cells, args.results)
     out = args.out or (args.results if args.results != STUDY else HERE)
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     for path in draw(cells, common, out / f"divergence_seeds_{common['dataset']}"):
         print(path)
 

@@ -15,6 +15,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
+from enorm_jax.storage import check_writable
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results"
@@ -39,11 +40,11 @@ def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
-        "results", type=Path, nargs="?", default=STUDY,
+        "results", type=cli.folder, nargs="?", default=STUDY,
         help="folder of cells",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, help="folder for the drawings; default: that of the cells"
+        "--out", type=cli.folder, help="folder for the drawings; default: that of the cells"
     )
     parser.add_argument(
         "--published", choices=["study", "original", "both"], default="study",
@@ -59,7 +60,7 @@ def main() -> None:
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
     if not cells:
         raise InputError(f"{args.results} holds no finished cell of fc_sweep.py: give another")
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     for dataset in sorted({cell["dataset"] for cell in cells}):
         own = [cell for cell in cells if cell["dataset"] == dataset]
         if args.precision != "all":

@@ -21,6 +21,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import save
 from enorm_jax.results import read_results
+from enorm_jax.storage import Folder, check_writable
 
 HERE = Path(__file__).parent
 LABELS = 32  # that find room above each other
@@ -72,7 +73,7 @@ def _numbers(layers: list[int]) -> str:
     return ", ".join(map(str, layers))
 
 
-def panels(results: list[dict[str, Any]], depth: int, bias: bool, stem: Path) -> list[Path]:
+def panels(results: list[dict[str, Any]], depth: int, bias: bool, stem: Folder) -> list[Folder]:
     """Draws a panel for each method that there is."""
     cells = comparable(results, depth, bias)
     figure, axes = plt.subplots(
@@ -102,11 +103,13 @@ def panels(results: list[dict[str, Any]], depth: int, bias: bool, stem: Path) ->
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=STUDY, help="folder of cells")
+    parser.add_argument(
+        "results", type=cli.folder, nargs="?", default=STUDY, help="folder of cells"
+    )
     parser.add_argument("--depth", type=cli.positive_int, default=9, help="depth p")
     parser.add_argument("--bias", action="store_true", help="networks with bias")
     parser.add_argument(
-        "--out", type=Path, help="folder for the drawings; default: that of the cells"
+        "--out", type=cli.folder, help="folder for the drawings; default: that of the cells"
     )
     parser.add_argument(
         "--method", type=cli.methods, default="study", help="methods: study, all or their names"
@@ -119,7 +122,7 @@ def main() -> None:
     for dataset in sorted({cell["dataset"] for cell in cells}):
         own = [cell for cell in cells if cell["dataset"] == dataset]
         if comparable(own, args.depth, args.bias):
-            out.mkdir(parents=True, exist_ok=True)
+            check_writable(out)
             stem = out / f"kernel_norms_{dataset}_p{args.depth:02d}{'_bias' if args.bias else ''}"
             for path in panels(own, args.depth, args.bias, stem):
                 print(path)

@@ -20,6 +20,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
 from enorm_jax.results import read_results
+from enorm_jax.storage import Folder, check_writable
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results"
@@ -64,7 +65,9 @@ def _limits(axes: Sequence[Axes]) -> tuple[float, float]:
     return low - 0.02 * (high - low), high + 0.08 * (high - low)
 
 
-def panels(results: list[dict[str, Any]], depths: list[int], bias: bool, stem: Path) -> list[Path]:
+def panels(
+    results: list[dict[str, Any]], depths: list[int], bias: bool, stem: Folder
+) -> list[Folder]:
     """Draws two panels for each depth, one above the other."""
     dataset = results[0]["dataset"]
     figure, axes = plt.subplots(
@@ -93,11 +96,13 @@ def panels(results: list[dict[str, Any]], depths: list[int], bias: bool, stem: P
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=STUDY, help="folder of cells")
+    parser.add_argument(
+        "results", type=cli.folder, nargs="?", default=STUDY, help="folder of cells"
+    )
     parser.add_argument("--depths", type=cli.depths, default="1,9,19", help="as for fc_sweep.py")
     parser.add_argument("--bias", action="store_true", help="networks with bias")
     parser.add_argument(
-        "--out", type=Path, help="folder for the drawings; default: that of the cells"
+        "--out", type=cli.folder, help="folder for the drawings; default: that of the cells"
     )
     parser.add_argument(
         "--method", type=cli.methods, default="study", help="methods: study, all or their names"
@@ -111,7 +116,7 @@ def main() -> None:
         own = [cell for cell in cells if cell["dataset"] == dataset]
         depths = [depth for depth in args.depths if comparable(own, depth, args.bias)]
         if depths:
-            out.mkdir(parents=True, exist_ok=True)
+            check_writable(out)
             stem = out / f"learning_curves_{dataset}{'_bias' if args.bias else ''}"
             for path in panels(own, depths, args.bias, stem):
                 print(path)

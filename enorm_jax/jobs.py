@@ -1,0 +1,91 @@
+"""What every process that trains cells does, whoever started it, and whom it tells."""
+
+import dataclasses
+import functools
+import uuid
+from typing import Any, Protocol
+
+from enorm_jax import data
+from enorm_jax.cell import Cell
+from enorm_jax.fit import Epoch
+from enorm_jax.storage import Folder, TakenError, as_folder
+from enorm_jax.sweep import progress, run_cell
+
+# How often a cell may lose its process before it is given up.
+ATTEMPTS = 3
+
+
+class Observer(Protocol):
+    """Who is told of what happens to cells."""
+
+    def start(self, cell: Cell, done: int) -> None:
+        """A cell starts, after the epochs that an earlier run has done."""
+
+    def epoch(self, cell: Cell, epoch: Epoch) -> None:
+        """An epoch is over; its states are left out."""
+
+    def done(self, cell: Cell, result: dict[str, Any]) -> None:
+        """A cell is finished."""
+
+    def taken(self, cell: Cell) -> None:
+        """A cell is left to another process that trains it now."""
+
+    def died(self, cell: Cell) -> None:
+        """A cell's worker died; the cell starts again from its last epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every cell of a sweep has in common.
+
+    Attributes:
+      dataset: name, as for `enorm_jax.data.load`.
+      data_dir: where to look for it, or None.
+      out: folder for the cells' files, or a place in a bucket.
+      save_params: whether to keep the parameters after the last epoch.
+      compilation_cache: whether compiled programs are kept between processes.
+      sweep: a name that no other sweep has.
+    """
+
+    dataset: str
+    data_dir: str | None
+    out: Folder
+    save_params: bool = False
+    compilation_cache: bool = True
+    sweep: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+
+    def run(self, cell: Cell, observer: Observer) -> None:
+        """Trains a cell in this process, or goes on where it was stopped.
+
+        Args:
+          cell: the cell.
+          observer: who is told.
+
+        Raises:
+          InputError: if the data set or a checkpoint cannot be read.
+          OSError: if the folder cannot be written.
+        """
+        dataset = load_once(self.dataset, self.data_dir)
+        out = as_folder(self.out)  # in this process
+        observer.start(cell, progress(cell, out))
+
+        def on_epoch(epoch: Epoch) -> None:
+            observer.epoch(cell, dataclasses.replace(epoch, states=None))
+
+        try:
+            result = run_cell(
+                cell,
+                dataset,
+                out,
+                save_params=self.save_params,
+                on_epoch=on_epoch,
+                owner=self.sweep,
+            )
+        except TakenError:
+            observer.taken(cell)
+        else:
+            observer.done(cell, result)
+
+
+# A process that trains cells itself has loaded the data to plan them.
+load_once = functools.cache(data.load)

@@ -1,0 +1,231 @@
+"""Where a sweep's files lie: a folder, or a bucket that `etils.epath` reaches.
+
+What is written appears whole or not at all, and of all processes on all machines one at a time
+holds a claim. In a folder a lock of the operating system does that, which its holder's death
+frees. Buckets have no locks: there a claim is a small object that can be created only once, which
+its holder renews, and which lapses when he has not for a while.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import fsspec
+from etils import epath
+from filelock import FileLock, Timeout
+
+from enorm_jax.errors import InputError
+
+Folder: TypeAlias = Path | epath.Path
+
+RENEWED_EVERY = 20.0
+LAPSES_AFTER = 90.0
+
+# What reaches a bucket, by the first part of its address.
+EXTRAS = {"gs": "gcs", "s3": "s3", "az": "azure"}
+
+
+class TakenError(Exception):
+    """Another process holds the claim."""
+
+
+def as_folder(text: str | os.PathLike[str]) -> Folder:
+    """A folder's path, or a bucket's.
+
+    Args:
+      text: ``runs``, ``~/runs``, ``gs://bucket/runs``, ``s3://bucket/runs``, ``az://...``.
+
+    Returns:
+      A `pathlib.Path`, absolute, or an `etils.epath.Path`, which has the same methods.
+
+    Raises:
+      InputError: if there is no such kind of bucket, or what reaches it is not installed.
+
+    Example:
+      >>> from enorm_jax.storage import as_folder
+      >>> as_folder("/tmp/runs").name
+      'runs'
+    """
+    text = os.fspath(text)
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return Path(text).expanduser().absolute()
+    if scheme not in EXTRAS:
+        known = ", ".join(f"{name}://" for name in EXTRAS)
+        raise InputError(f"{text} is neither a folder nor a bucket: write a path or one of {known}")
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError:
+        raise InputError(
+            f"{text} wants a library that is not here: pip install 'enorm_jax[{EXTRAS[scheme]}]'"
+        ) from None
+    # Else it would not see what other machines have written since it looked first.
+    fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
+    return epath.Path(text)
+
+
+def is_bucket(path: Folder) -> bool:
+    """Whether a path lies in a bucket, which all machines see, and no operating system locks.
+
+    Args:
+      path: a folder or file.
+
+    Returns:
+      True for a bucket.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from enorm_jax.storage import is_bucket
+      >>> is_bucket(Path("/tmp/runs"))
+      False
+    """
+    return "://" in os.fspath(path)
+
+
+def write_whole(path: Folder, content: bytes) -> None:
+    """Writes a file, or replaces it: readers see the old content or the new, and no part.
+
+    Args:
+      path: the file.
+      content: what it shall hold.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    if is_bucket(path):
+        path.write_bytes(content)  # an object appears when its upload is complete
+        return
+    # A name that no other process uses, on whatever machine.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_unfinished(folder: Folder, start: str) -> None:
+    """Removes what a process left that was killed while it wrote; the caller holds the claim.
+
+    Args:
+      folder: where the files lie.
+      start: how their names begin.
+    """
+    if not is_bucket(folder):  # where what is not complete never appears
+        for path in folder.glob(f"{start}*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def check_writable(folder: Folder) -> None:
+    """Makes a folder if there is none, and tries to write to it; a bucket must be there.
+
+    Args:
+      folder: a folder or a place in a bucket.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    probe = folder / f".{uuid.uuid4().hex}"
+    try:
+        if not is_bucket(folder):  # which need no folders, and would make a new bucket instead
+            folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except Exception as error:  # every library of buckets has errors of its own
+        if not isinstance(error, OSError) and not is_bucket(folder):
+            raise
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(
+            f"cannot write to --out {os.fspath(folder)} ({why}): choose another folder"
+        ) from None
+
+
+@contextlib.contextmanager
+def claim(path: Folder, owner: str | None = None) -> Iterator[None]:
+    """Holds a claim while the block runs.
+
+    Args:
+      path: the claim's file, the same for all who want it. In a folder it stays; who has done
+        what was claimed may remove it before the block ends.
+      owner: who takes a bucket's claim over at once if it was left behind: a name under which
+        one process at a time asks, such as that of a sweep, which gives a cell to one process;
+        None for nobody.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      TakenError: if another process holds it.
+      OSError: if the file cannot be written.
+    """
+    if is_bucket(path):
+        with _lease(path, owner or uuid.uuid4().hex):
+            yield
+        return
+    lock = FileLock(os.fspath(path), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TakenError(path.stem) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _lease(path: Folder, owner: str) -> Iterator[None]:
+    """A claim that lapses, as an object that only one can create."""
+    system, name = fsspec.core.url_to_fs(os.fspath(path))
+
+    def content() -> bytes:
+        return json.dumps({"owner": owner, "renewed": time.time()}).encode()
+
+    def create() -> bool:
+        try:
+            system.pipe_file(name, content(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    if not create():
+        held = _read(system, name)
+        if held and held["owner"] != owner and time.time() - held["renewed"] < LAPSES_AFTER:
+            raise TakenError(path.stem)
+        if held:
+            system.rm_file(name)
+        if not create():
+            raise TakenError(path.stem)
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(RENEWED_EVERY):
+            with contextlib.suppress(Exception):  # the next one makes up for it
+                system.pipe_file(name, content())
+
+    renewer = threading.Thread(target=renew, daemon=True)
+    renewer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewer.join()
+        with contextlib.suppress(FileNotFoundError):
+            system.rm_file(name)
+
+
+def _read(system: fsspec.AbstractFileSystem, name: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(system.cat_file(name))
+    except FileNotFoundError:  # given back this moment
+        return None
