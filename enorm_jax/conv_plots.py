@@ -57,6 +57,7 @@ def accuracy_over_epochs(
     right.set_yticks(range(len(names)), names)
     right.set_ylim(len(names) - 0.5, -0.5)
     right.set_xlabel("after the last epoch (%)")
+    right.set_xlim(*_bounds(wanted, results))
     figure.suptitle(setting(wanted[0]), fontsize=10)
     for axis in (left, right):
         axis.grid(alpha=0.25)
@@ -68,7 +69,7 @@ def accuracy_over_batch(
 ) -> list[Path]:
     """Draws test accuracy over batch size, with 95 % intervals, by method.
 
-    BCN by estimates and by the batch's statistics are one curve, filled where it is by estimates.
+    BCN by estimates and by the batch's statistics are one curve.
 
     Args:
       wanted: cells that differ in method, batch size and learning rate.
@@ -110,10 +111,11 @@ def accuracy_over_batch(
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("images in a batch")
+    axis.set_ylim(*_bounds(wanted, results))
     axis.set_ylabel(f"test accuracy on {wanted[0].dataset} (%)")
     axis.set_title(setting(wanted[0]), fontsize=10)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     return save(figure, stem)
 
 
@@ -131,6 +133,15 @@ def setting(cell: Cell) -> str:
     )
     images = f"{cell.train_images:,} images" if cell.train_images else "all images"
     return f"{layers} layers, {cell.width} channels first; {images}, {cell.epochs} epochs"
+
+
+def _bounds(wanted: Sequence[Cell], results: Sequence[Result]) -> tuple[float, float]:
+    """Bounds around all runs; an interval of two or three may leave them."""
+    values = [value for cell in wanted for value in accuracies_of(cell, results)[0]]
+    if not values:
+        return 0.0, 100.0
+    margin = 0.5 + 0.12 * (max(values) - min(values))
+    return min(values) - margin, max(values) + margin
 
 
 def _family(cell: Cell) -> str:

@@ -1,0 +1,93 @@
+"""conv_sweep.py and micro_batch.py on the embedded digits, in this process to save its start."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
+TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs a script into a folder of its own; gives its exit status and what it printed."""
+    monkeypatch.setattr("enorm_jax.compilation.keep_compiled", lambda keep: None)
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+
+    def run(script, *arguments):
+        path = str(ROOT / "experiments" / script)
+        monkeypatch.setattr(sys, "argv", [path, *arguments, "--out", str(tmp_path)])
+        status = 0
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("conv_sweep.py", ["--batch-size", "1", *SMALL], "a batch of one image"),
+        ("conv_sweep.py", ["--batch-size", "359", *SMALL], "a batch of one image"),
+        ("conv_sweep.py", [*SMALL, "--groups", "3"], "the 8 and 16 channels of a layer: choose 2"),
+        ("conv_sweep.py", ["--train-images", "1438", *SMALL], "more than the 1437 of digits"),
+        ("conv_sweep.py", ["--method", "ws+gn", *SMALL], "add --norm-after all"),
+        ("conv_sweep.py", ["--method", "path-sgd", *SMALL], "a chain of dense layers"),
+        ("conv_sweep.py", ["--dataset", "digits", "--width", "0.001"], "leaves no channel"),
+        ("conv_sweep.py", ["--epoch", "3"], "did you mean --epochs?"),
+        ("micro_batch.py", ["--train-images", "2000", *TINY], "more than the 1437 of digits"),
+        ("micro_batch.py", ["--train-images", "32", *TINY], "more than the 32 training images"),
+        ("micro_batch.py", ["--train-images", "64", *TINY, "--groups", "8"], "choose 4"),
+        ("micro_batch.py", ["--train-images", "64", *TINY, "--depth", "9"], "8, 14, 20"),
+        ("micro_batch.py", ["--batch-sizes", "1,0"], "'0' is not a whole number of at least 1"),
+    ],
+    ids=str,
+)
+def test_wrong_input_gets_one_line_and_status_2(run, script, arguments, message):
+    status, out, err = run(script, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.strip().count("\n") == 0, err
+    assert "Traceback" not in out + err
+
+
+def test_a_conv_sweep_leaves_cells_a_table_and_a_figure_and_is_then_done(run, tmp_path):
+    short = ["--train-images", "128", "--batch-size", "64", "--epochs", "1", *SMALL]
+    _, listed, _ = run("conv_sweep.py", "--method", "enorm", *short, "--dry-run")
+    assert "to do" in listed
+    assert "floating-point operations, about" in listed
+    assert list(tmp_path.iterdir()) == []
+    status, out, err = run("conv_sweep.py", "--method", "enorm", *short)
+    assert status == 0, err
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    named = {name: result[name] for name in ("network", "momentum", "c", "augment", "width")}
+    assert named == {"network": "conv", "momentum": 0.9, "c": 1.1, "augment": True, "width": 8}
+    assert "conv_digits.png" in out
+    assert (tmp_path / "conv_digits.png").stat().st_size > 1000
+    assert "1 of 1 cells done before" in run("conv_sweep.py", "--method", "enorm", *short)[1]
+
+
+def test_micro_batches_train_bn_on_single_images_and_bcn_by_estimates(run, tmp_path):
+    arguments = ["--train-images", "64", "--epochs", "1", "--seeds", "2", "--lr", "0.64", *TINY]
+    _, listed, _ = run("micro_batch.py", *arguments, "--dry-run")
+    assert "BN normalizes by one image's positions" in listed
+    rows = [line.split() for line in listed.splitlines() if "│" in line and "resnet8" in line]
+    assert len(rows) == 5 * 6
+    for size, method in ((8, "bcn-micro"), (64, "bcn")):
+        assert [method, "resnet8", f"batch={size}", f"lr={size / 100:g}"] in [
+            row[1:5] for row in rows
+        ]
+    status, out, err = run("micro_batch.py", *arguments, "--method", "bn", "--batch-sizes", "1")
+    assert status == 0, err
+    (path,) = tmp_path.glob("*.json")
+    assert None not in json.loads(path.read_text())["test_accuracy"]
+    assert "micro_batch_digits.png" in out
