@@ -100,7 +100,7 @@ def forward_flops(model: nn.Module, image: networks.Shape) -> float:
       >>> from enorm_jax import FullyConvolutional
       >>> from enorm_jax.cost import forward_flops
       >>> round(forward_flops(FullyConvolutional(), (28, 28, 3)) / 1e9, 1)
-      1.1
+      1.0
     """
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(_variables(model, x), x)
