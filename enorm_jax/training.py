@@ -355,9 +355,7 @@ def _descend(
     inputs = recipe.standardization(images)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-        return _losses(recipe, logits, labels).mean(), new.get("batch_stats", {})
+        return batch_loss(recipe, params, state.batch_stats, inputs, labels)
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     if state.gauge and recipe.equalize is not None:
@@ -367,6 +365,26 @@ def _descend(
     )
     params = optax.apply_updates(state.params, updates)
     return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
+
+
+def batch_loss(
+    recipe: Recipe, params: Any, batch_stats: Any, inputs: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The loss that a training step descends.
+
+    Args:
+      recipe: static part of the program.
+      params: the model's parameters.
+      batch_stats: its running statistics.
+      inputs: standardized images, (B, height, width, channels).
+      labels: (B,), integers.
+
+    Returns:
+      Mean cross-entropy (nats), and the new running statistics.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+    return _losses(recipe, logits, labels).mean(), new.get("batch_stats", {})
 
 
 def _losses(recipe: Recipe, outputs: jax.Array, labels: jax.Array) -> jax.Array:

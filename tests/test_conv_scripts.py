@@ -47,6 +47,7 @@ def run(monkeypatch, tmp_path, capsys):
         ("micro_batch.py", ["--train-images", "32", *TINY], "more than the 32 training images"),
         ("micro_batch.py", ["--train-images", "64", *TINY, "--groups", "8"], "choose 4"),
         ("micro_batch.py", ["--train-images", "64", *TINY, "--depth", "9"], "8, 14, 20"),
+        ("mechanisms.py", ["elimination", *SMALL[:-2], "--train-images", "32"], "more than the 32"),
         ("micro_batch.py", ["--batch-sizes", "1,0"], "'0' is not a whole number of at least 1"),
     ],
     ids=str,
@@ -91,3 +92,21 @@ def test_micro_batches_train_bn_on_single_images_and_bcn_by_estimates(run, tmp_p
     (path,) = tmp_path.glob("*.json")
     assert None not in json.loads(path.read_text())["test_accuracy"]
     assert "micro_batch_digits.png" in out
+
+
+def test_mechanisms_are_measured_and_drawn(run, tmp_path, monkeypatch):
+    arguments = ["--train-images", "64", "--epochs", "1", *SMALL[:-2], "--method", "ws+gn"]
+    status, _, err = run("mechanisms.py", "elimination", "smoothness", *arguments)
+    assert status == 0, err
+    units, loss = sorted(tmp_path.glob("*.json"))
+    ((epoch,),) = json.loads(units.read_text())["series"]["ws+gn"]["runs"]
+    assert len(epoch["eliminated"]) == len(epoch["tenth_distance"]) == 8
+    assert all(0 <= share <= 1 for share in epoch["eliminated"])
+    ((epoch,),) = json.loads(loss.read_text())["series"]["ws+gn"]["runs"]
+    assert epoch["loss"] > 0
+    assert epoch["gradient"] > 0
+    script = str(ROOT / "figures" / "mechanism_curves.py")
+    monkeypatch.setattr(sys, "argv", [script, str(units), str(loss)])
+    runpy.run_path(script, run_name="__main__")
+    assert units.with_suffix(".png").stat().st_size > 1000
+    assert loss.with_suffix(".png").stat().st_size > 1000

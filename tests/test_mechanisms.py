@@ -58,7 +58,7 @@ def test_batch_normalization_keeps_the_distance_that_its_parameters_say(rng):
                  "batch_stats": {"mean": np.zeros(6), "var": np.ones(6)}}  # fmt: skip
     y, _ = BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
     np.testing.assert_allclose(activity(y).distance, bias / np.abs(scale), rtol=1e-5)
-    # Of any signal, at most 1 / (1 + d²) lies d deviations off (Cantelli): d = -bias / |scale|.
+    # Of any signal, at most 1 / (1 + d²) lies d deviations below its mean (Cantelli).
     d = np.maximum(0, bias / np.abs(scale))
     assert (activity(y).active >= d**2 / (1 + d**2)).all()
 
