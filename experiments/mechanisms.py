@@ -55,7 +55,7 @@ TEST_IMAGES = 2000
 SEEN = 256  # test images for units, training images for smoothness
 STEPS = (0.5, 1.0, 1.5, 2.0)  # along the gradient, in learning rates
 
-Measure = Callable[[Recipe, TrainState], dict[str, Any]]
+Measure = Callable[[TrainState], dict[str, Any]]
 
 
 def parser() -> cli.Parser:
@@ -132,72 +132,83 @@ def epochs_of(cell: Cell, its: Recipe, dataset: data.Dataset) -> Iterator[Epoch]
     yield from fit(compile_program(its, dataset, runs), cell.seeds, hyper, cell.epochs)
 
 
-def measured(cell: Cell, its: Recipe, dataset: data.Dataset, measure: Measure) -> dict[str, Any]:
-    """What is measured of each seed after each epoch, and the test accuracies."""
-    every: list[list[dict[str, Any]]] = [[] for _ in cell.seeds]
+def measured(
+    cell: Cell, its: Recipe, dataset: data.Dataset, measures: dict[str, Measure]
+) -> dict[str, Any]:
+    """What each measure finds of each seed after each epoch, beside the test accuracy."""
+    every: dict[str, list[list[dict[str, Any]]]] = {
+        what: [[] for _ in cell.seeds] for what in measures
+    }
     for epoch in epochs_of(cell, its, dataset):
-        for run, found in enumerate(every):
+        for run in range(len(cell.seeds)):
             state = jax.tree.map(lambda leaf, run=run: leaf[run], epoch.states)
             # argmax over NaN would count as an accuracy of 10 %
             lost = not np.isfinite(epoch.test_loss[run])
-            accuracy = None if lost else rounded(epoch.test_accuracy[run])
-            found.append({"test_accuracy": accuracy} | measure(its, state))
-    return {"settings": cell.settings(), "runs": every}
+            accuracy = {"test_accuracy": None if lost else rounded(epoch.test_accuracy[run])}
+            for what, measure in measures.items():
+                every[what][run].append(accuracy | measure(state))
+    return {what: {"settings": cell.settings(), "runs": runs} for what, runs in every.items()}
 
 
-def of_units(dataset: data.Dataset) -> Measure:
+def of_units(its: Recipe, dataset: data.Dataset) -> Measure:
     """Distances from elimination singularities, layer by layer."""
-    images = dataset.test_images[:SEEN]
+    inputs = its.standardization(dataset.test_images[:SEEN])
 
-    def measure(its: Recipe, state: TrainState) -> dict[str, Any]:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-
-        def apply(variables: Any, x: jax.Array) -> Any:
-            return its.model.apply(variables, x, train=False)
-
-        # The last ReLU is that of the outputs.
-        signals = relu_inputs(apply, variables, its.standardization(images))[:-1]
-        layers = [activity(signal) for signal in signals]
-        tenth = [jnp.nanpercentile(layer.distance, 10) for layer in layers]
-        return {
-            "eliminated": rounded(jnp.stack([eliminated(layer.active) for layer in layers])),
-            "tenth_distance": rounded(jnp.stack(tenth)),
-            "median_distance": rounded(jnp.stack([jnp.nanmedian(la.distance) for la in layers])),
+    @jax.jit
+    def layers(variables: Any) -> dict[str, jax.Array]:
+        signals = relu_inputs(lambda v: its.model.apply(v, inputs, train=False), variables)
+        found = [activity(signal) for signal in signals[:-1]]  # the last is that of the outputs
+        of_layers = {
+            "eliminated": [eliminated(layer.active) for layer in found],
+            "tenth_distance": [jnp.nanpercentile(layer.distance, 10) for layer in found],
+            "median_distance": [jnp.nanmedian(layer.distance) for layer in found],
         }
+        return {name: jnp.stack(values) for name, values in of_layers.items()}
+
+    def measure(state: TrainState) -> dict[str, Any]:
+        found = layers({"params": state.params, "batch_stats": state.batch_stats})
+        return {name: rounded(values) for name, values in found.items()}
 
     return measure
 
 
-def of_loss(cell: Cell, dataset: data.Dataset) -> Measure:
+def of_loss(its: Recipe, dataset: data.Dataset, rate: float) -> Measure:
     """Lipschitz estimates of the loss of a training batch and of its gradient."""
-    images, labels = dataset.train_images[:SEEN], jnp.asarray(dataset.train_labels[:SEEN])
-    steps = jnp.asarray(STEPS, jnp.float32) * cell.learning_rate
+    inputs = its.standardization(dataset.train_images[:SEEN])
+    labels = jnp.asarray(dataset.train_labels[:SEEN])
+    steps = jnp.asarray(STEPS, jnp.float32) * rate
+    loss = jax.jit(lambda params, stats: batch_loss(its, params, stats, inputs, labels)[0])
 
-    def measure(its: Recipe, state: TrainState) -> dict[str, Any]:
-        inputs = its.standardization(images)
-        loss = jax.jit(lambda p: batch_loss(its, p, state.batch_stats, inputs, labels)[0])
-        found = along_gradient(loss, state.params, steps)
+    def measure(state: TrainState) -> dict[str, Any]:
+        found = along_gradient(lambda p: loss(p, state.batch_stats), state.params, steps)
         return {"loss": rounded(found.loss), "gradient": rounded(found.gradient)}
 
     return measure
 
 
-def series(what: str, args: Any, dataset: data.Dataset) -> dict[str, Any]:
-    """What a question asks for, by method or variant."""
-    found = {}
-    for method in (args.method if what != "standardization" else None) or METHODS[what]:
+def series(args: Any, dataset: data.Dataset) -> dict[str, dict[str, Any]]:
+    """What is asked for, by question and by method or variant; each method is trained once."""
+    found: dict[str, dict[str, Any]] = {what: {} for what in args.what}
+    asked = [what for what in found if what != "standardization"]
+    for method in dict.fromkeys(m for what in asked for m in args.method or METHODS[what]):
         cell = cell_of(args, method)
         its = recipe(cell, dataset)
-        if what == "elimination":
-            found[method] = measured(cell, its, dataset, of_units(dataset))
-        elif what == "smoothness":
-            found[method] = measured(cell, its, dataset, of_loss(cell, dataset))
-        else:
-            for half, (center, scale) in HALVES.items():
-                conv = functools.partial(WeightStandardizedConv, center=center, scale=scale)
-                model = its.model.clone(conv=conv)
-                one = dataclasses.replace(its, model=model)
-                found[half] = measured(cell, one, dataset, lambda *_: {})
+        own: dict[str, Measure] = {}
+        for what in asked:
+            if what == "elimination" and method in (args.method or METHODS[what]):
+                own[what] = of_units(its, dataset)
+            elif method in (args.method or METHODS[what]):
+                own[what] = of_loss(its, dataset, cell.learning_rate)
+        for what, entry in measured(cell, its, dataset, own).items():
+            found[what][method] = entry
+    if "standardization" in found:
+        cell = cell_of(args, "ws+gn")
+        its = recipe(cell, dataset)
+        for half, (center, scale) in HALVES.items():
+            conv = functools.partial(WeightStandardizedConv, center=center, scale=scale)
+            one = dataclasses.replace(its, model=its.model.clone(conv=conv))
+            entry = measured(cell, one, dataset, {"standardization": lambda state: {}})
+            found["standardization"][half] = entry["standardization"]
     return found
 
 
@@ -215,12 +226,12 @@ def main() -> None:
         test_images=dataset.test_images[:TEST_IMAGES],
         test_labels=dataset.test_labels[:TEST_IMAGES],
     )
-    for what in dict.fromkeys(args.what):
+    for what, by_method in series(args, dataset).items():
         content = {"experiment": "mechanisms", "what": what, "dataset": args.dataset}
-        content |= {"series": series(what, args, dataset), **provenance()}
+        content |= {"series": by_method, **provenance()}
         path = args.out / f"mechanisms_{what}_{args.dataset}_batch{args.batch_size}.json"
         write_json(path, content)
-        for name, entry in content["series"].items():
+        for name, entry in by_method.items():
             ends = [run[-1]["test_accuracy"] or np.nan for run in entry["runs"]]
             console.print(f"{what}: {name}: test accuracy {np.mean(ends):.2f} %", highlight=False)
         console.print(f"{path}", soft_wrap=True, highlight=False)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import micro_batch
+
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
 TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
@@ -77,32 +79,35 @@ def test_a_conv_sweep_leaves_cells_a_table_and_a_figure_and_is_then_done(run, tm
     assert "1 of 1 cells done before" in run("conv_sweep.py", "--method", "enorm", *short)[1]
 
 
-def test_micro_batches_train_bn_on_single_images_and_bcn_by_estimates(run, tmp_path):
-    arguments = ["--train-images", "64", "--epochs", "1", "--seeds", "2", "--lr", "0.64", *TINY]
-    _, listed, _ = run("micro_batch.py", *arguments, "--dry-run")
-    assert "BN normalizes by one image's positions" in listed
-    rows = [line.split() for line in listed.splitlines() if "│" in line and "resnet8" in line]
-    assert len(rows) == 5 * 6
-    for size, method in ((8, "bcn-micro"), (64, "bcn")):
-        assert [method, "resnet8", f"batch={size}", f"lr={size / 100:g}"] in [
-            row[1:5] for row in rows
-        ]
+def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():
+    args = micro_batch.parser().parse_args(["--lr", "0.64", "--method", "bn,ws+bcn"])
+    found = [(c.batch_size, c.method, c.learning_rate) for c in micro_batch.cells(args)]
+    assert [(size, method) for size, method, _ in found] == [
+        *((size, name) for size in (1, 2, 4, 8) for name in ("bn", "ws+bcn-micro")),
+        *((64, name) for name in ("bn", "ws+bcn")),
+    ]
+    assert all(rate == pytest.approx(size / 100) for size, _, rate in found)
+
+
+def test_batch_normalization_trains_on_single_images_and_says_how(run, tmp_path):
+    arguments = ["--train-images", "16", "--epochs", "1", "--seeds", "1", *TINY]
     status, out, err = run("micro_batch.py", *arguments, "--method", "bn", "--batch-sizes", "1")
     assert status == 0, err
+    assert "BN normalizes by one image's positions" in out
     (path,) = tmp_path.glob("*.json")
     assert None not in json.loads(path.read_text())["test_accuracy"]
     assert "micro_batch_digits.png" in out
 
 
 def test_mechanisms_are_measured_and_drawn(run, tmp_path, monkeypatch):
-    arguments = ["--train-images", "64", "--epochs", "1", *SMALL[:-2], "--method", "ws+gn"]
+    arguments = ["--train-images", "64", "--epochs", "1", *SMALL[:-2], "--method", "baseline"]
     status, _, err = run("mechanisms.py", "elimination", "smoothness", *arguments)
     assert status == 0, err
     units, loss = sorted(tmp_path.glob("*.json"))
-    ((epoch,),) = json.loads(units.read_text())["series"]["ws+gn"]["runs"]
+    ((epoch,),) = json.loads(units.read_text())["series"]["baseline"]["runs"]
     assert len(epoch["eliminated"]) == len(epoch["tenth_distance"]) == 8
     assert all(0 <= share <= 1 for share in epoch["eliminated"])
-    ((epoch,),) = json.loads(loss.read_text())["series"]["ws+gn"]["runs"]
+    ((epoch,),) = json.loads(loss.read_text())["series"]["baseline"]["runs"]
     assert epoch["loss"] > 0
     assert epoch["gradient"] > 0
     script = str(ROOT / "figures" / "mechanism_curves.py")
