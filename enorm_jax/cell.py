@@ -16,6 +16,8 @@ from enorm_jax.state_rescaling import StateBias
 from enorm_jax.storage import Folder
 
 Select = Literal["last", "best"]
+Network = Literal["fc", "conv", "resnet"]
+NormAfter = Literal["published", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,11 @@ class Cell:
     """One setting with all its seeds.
 
     Attributes:
-      experiment: name of the experiment, ``"fc"``.
+      experiment: name of the experiment, such as ``"fc"``.
       dataset: as for `enorm_jax.data.load`.
       method: its name, as `make_method` reads it.
-      depth: number of hidden-to-hidden layers p.
-      width: hidden units per layer.
+      depth: number of hidden-to-hidden layers p; of a convolutional network, all its layers.
+      width: hidden units per layer; of a convolutional network, channels of the first.
       bias: whether layers have a bias.
       epochs: number of epochs.
       learning_rate: initial rate.
@@ -54,6 +56,11 @@ class Cell:
         before them, which leaves the network's function as it is.
       select: which epoch's network counts: the ``"last"``, or that which is ``"best"`` on the
         fold; then the test images are used, and the fold is held out for this alone.
+      network: ``"fc"`` for the study's, ``"conv"`` for `FullyConvolutional`, ``"resnet"`` for
+        `ResNet` of three stages.
+      momentum: of SGD; ENorm rescales what it accumulates with the units.
+      augment: whether training images are cropped at random and flipped, as networks.crops says.
+      norm_after: which convolutions of `FullyConvolutional` a normalization follows.
     """
 
     experiment: str
@@ -83,6 +90,10 @@ class Cell:
     fold: str | None = None
     of_norms: bool = False
     select: Select = "last"
+    network: Network = "fc"
+    momentum: float = 0.0
+    augment: bool = False
+    norm_after: NormAfter = "published"
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -106,8 +117,17 @@ class Cell:
             "groups": f"{self.groups}_groups",
             "rates": f"{len(self.rates or ())}_rates",
             "fold": f"fold{(self.fold or '').replace('/', 'of')}",
+            "momentum": f"momentum{self.momentum:g}",
+            "augment": "crops",
+            "norm_after": f"norms_after_{self.norm_after}",
         }
-        return [words.get(key, str(value)) for key, value in differing.items()]
+        named = {key: value for key, value in differing.items() if key != "network"}
+        return [words.get(key, str(value)) for key, value in named.items()]
+
+    @property
+    def size(self) -> str:
+        """Network and size: ``p09``, ``resnet08``."""
+        return f"{'p' if self.network == 'fc' else self.network}{self.depth:02d}"
 
     @property
     def stem(self) -> str:
@@ -120,7 +140,7 @@ class Cell:
         seeds = self.seeds
         spread = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         return (
-            f"{self.experiment}-{self.dataset}-{self.method}-p{self.depth:02d}{bias}"
+            f"{self.experiment}-{self.dataset}-{self.method}-{self.size}{bias}"
             f"-seed{spread}-{digest[:8]}"
         )
 

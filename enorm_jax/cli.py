@@ -231,6 +231,26 @@ def floats(text: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(positive_float(part) for part in text.split(",")))
 
 
+def positive_ints(text: str) -> tuple[int, ...]:
+    """Parses comma-separated integers of at least 1, each once.
+
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      The numbers, in order.
+
+    Raises:
+      argparse.ArgumentTypeError: if the text is no such list.
+
+    Example:
+      >>> from enorm_jax.cli import positive_ints
+      >>> positive_ints("64,1,2")
+      (1, 2, 64)
+    """
+    return tuple(sorted({positive_int(part) for part in text.split(",")}))
+
+
 def methods(text: str) -> tuple[str, ...]:
     """Parses comma-separated names of methods, ``study`` or ``all``.
 

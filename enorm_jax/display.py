@@ -118,6 +118,9 @@ def title(cell: Cell) -> str:
     Returns:
       Text such as ``enorm+bn p=9 bias lr=0.1``; c is named where it is not the papers'.
     """
-    words = [cell.method, f"p={cell.depth}", *["bias"] * cell.bias, *cell.variants]
-    words += [f"c={cell.c:g}"] if cell.c not in (None, 1.2) else []
+    if cell.network == "fc":
+        words = [cell.method, f"p={cell.depth}", *["bias"] * cell.bias, *cell.variants]
+        words += [f"c={cell.c:g}"] if cell.c not in (None, 1.2) else []
+    else:  # the rest is the same for all of a script's cells
+        words = [cell.method, f"{cell.network}{cell.depth}", f"batch={cell.batch_size}"]
     return " ".join(words if cell.rates else [*words, f"lr={cell.learning_rate:g}"])

@@ -12,13 +12,16 @@ import numpy as np
 
 from enorm_jax.data import Dataset
 from enorm_jax.devices import by_run, everywhere, over_devices, runs_mesh
+from enorm_jax.stepwise import compile_evaluation, compile_training
 from enorm_jax.training import (
     Hyperparameters,
     Recipe,
     TrainState,
+    epoch_key,
     evaluate,
     hyperparameters,
     init_states,
+    kernel_norms,
     train_epoch,
 )
 
@@ -37,7 +40,7 @@ class Program:
     """
 
     init: Callable[[jax.Array, Hyperparameters], TrainState]
-    train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array]]
+    train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array | np.ndarray]]
     test: Callable[[TrainState], tuple[jax.Array, jax.Array, jax.Array]]
     validate: Callable[[TrainState], tuple[jax.Array, jax.Array, jax.Array]] | None
     compile_seconds: float
@@ -60,7 +63,8 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
       A `Program`.
     """
     start = time.perf_counter()
-    mesh = runs_mesh(runs)
+    by_steps = recipe.convolutional and jax.default_backend() == "cpu"
+    mesh = runs_mesh(1 if by_steps else runs)
     train_images, train_labels, test_images, test_labels = jax.device_put(
         (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
         everywhere(mesh),
@@ -81,19 +85,27 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
         jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, example),
     )
     data = train_images, train_labels
-    train = compiled(train_runs, states, seeds, epoch, *data, of_runs=2, donate=(0,))
-    test = compiled(evaluate_runs, states, test_images, test_labels, of_runs=1)
+    if by_steps:
+        train, plan = compile_training(recipe, states, seeds, epoch, *data)
+    else:
+        train = compiled(train_runs, states, seeds, epoch, *data, of_runs=2, donate=(0,))
+        plan = train.memory_analysis()
+
+    def compiled_test(*arguments: jax.Array) -> Any:
+        if by_steps:
+            return compile_evaluation(recipe, states, *arguments)
+        return compiled(evaluate_runs, states, *arguments, of_runs=1)
+
+    test = compiled_test(test_images, test_labels)
     validate = None
     if dataset.validation_labels is not None:
         held = jax.device_put(
             (dataset.validation_images, dataset.validation_labels), everywhere(mesh)
         )
-        validation = compiled(evaluate_runs, states, *held, of_runs=1)
+        validation = compiled_test(*held)
 
         def validate(states: TrainState) -> Any:
             return validation(states, *held)
-
-    plan = train.memory_analysis()
 
     def placed(values: Any) -> Any:
         return jax.device_put(values, by_run(mesh))
@@ -133,10 +145,9 @@ def train_runs(
     """
 
     def one(state: TrainState, seed: jax.Array) -> tuple[TrainState, jax.Array]:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
-        return train_epoch(recipe, state, key, images, labels)
+        return train_epoch(recipe, state, epoch_key(seed, epoch), images, labels)
 
-    return _over_runs(one)(states, seeds)
+    return _over_runs(recipe, one)(states, seeds)
 
 
 def evaluate_runs(
@@ -155,22 +166,23 @@ def evaluate_runs(
     """
 
     def one(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array]:
-        leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
-        kernels = [leaf for path, leaf in leaves if getattr(path[-1], "key", None) == "kernel"]
-        norms = jnp.stack([jnp.linalg.norm(kernel.reshape(-1)) for kernel in kernels])
-        return *evaluate(recipe, state, images, labels), norms
+        return *evaluate(recipe, state, images, labels), kernel_norms(state.params)
 
-    return _over_runs(one)(states)
+    return _over_runs(recipe, one)(states)
 
 
-def _over_runs(one: Callable[..., Any]) -> Callable[..., Any]:
-    """`vmap` over runs; on a CPU one run after another, whose weights then stay in its caches."""
+def _over_runs(recipe: Recipe, one: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` over runs; on a CPU one run after another, whose weights then stay in its caches.
+
+    Convolutions of several runs at once would be grouped ones, which are slow everywhere.
+    """
 
     def in_turn(*args: Any) -> Any:
         return jax.lax.map(lambda arguments: one(*arguments), args)
 
     def over_runs(*args: Any) -> Any:
-        return jax.lax.platform_dependent(*args, cpu=in_turn, default=jax.vmap(one))
+        default = in_turn if recipe.convolutional else jax.vmap(one)
+        return jax.lax.platform_dependent(*args, cpu=in_turn, default=default)
 
     return over_runs
 

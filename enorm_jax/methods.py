@@ -15,11 +15,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from enorm_jax.conv_models import Conv
 from enorm_jax.enorm import Bias, Order, Scales, cumulative_scales, rescale
 from enorm_jax.errors import InputError
 from enorm_jax.group_norms import batch_channel_norm, group_norm, layer_norm
 from enorm_jax.groups import Groups, Params
-from enorm_jax.kernels import WeightNormDense, WeightStandardizedDense
+from enorm_jax.kernels import (
+    WeightNormConv,
+    WeightNormDense,
+    WeightStandardizedConv,
+    WeightStandardizedDense,
+)
 from enorm_jax.models import Dense, FullyConnected, Norm
 from enorm_jax.norm_groups import norm_groups
 from enorm_jax.norms import BatchNorm
@@ -76,6 +82,7 @@ class Method:
       equalize: what rescales hidden units after each step, or None.
       dense: kind of the hidden layers.
       output: kind of the output layer.
+      conv: kind of the convolutions, in networks that have some.
       optimizer: function from learning rate and weight decay to an optax transformation.
       whole_batch: whether it takes statistics of a training batch, which has to be more than one.
       grouped: whether it divides units into groups.
@@ -86,6 +93,7 @@ class Method:
     equalize: ENorm | None = None
     dense: Dense = nn.Dense
     output: Dense = nn.Dense
+    conv: Conv = nn.Conv
     optimizer: Optimizer = sgd
     whole_batch: bool = False
     grouped: bool = False
@@ -162,6 +170,7 @@ def make_method(name: str, groups: int = GROUPS) -> Method:
     _check(name, weights, norms)
     weight, norm = (kind[0] if kind else "" for kind in (weights, norms))
     dense = {"wn": WeightNormDense, "ws": WeightStandardizedDense}.get(weight, nn.Dense)
+    conv = {"wn": WeightNormConv, "ws": WeightStandardizedConv}.get(weight, nn.Conv)
     return Method(
         label=" + ".join(LABELS[part] for part in parts),
         norm=_norm(norm, groups) if norm else None,
@@ -169,6 +178,7 @@ def make_method(name: str, groups: int = GROUPS) -> Method:
         dense=dense,
         # Nothing normalizes what leaves the network, so weight standardization keeps off.
         output=WeightNormDense if weight == "wn" else nn.Dense,
+        conv=conv,
         optimizer=path_sgd if weight == "path-sgd" else sgd,
         whole_batch=norm in ("bn", "bcn"),
         grouped=norm in ("gn", "bcn", "bcn-micro"),

@@ -69,8 +69,7 @@ def summary(wanted: Sequence[Cell], out: Folder) -> Table:
     )  # fmt: skip
     for cell in wanted:
         same = [result for result in results if same_setting(cell, result)]
-        accuracies, diverged = pooled(same)
-        own, lost = accuracies.get(cell.depth, []), diverged.get(cell.depth, 0)
+        own, lost = accuracies_of(cell, same)
         again = sum(len(entry) for result in same for entry in result["restarted"])
         known = published_accuracy(cell)
         table.add_row(
@@ -82,6 +81,48 @@ def summary(wanted: Sequence[Cell], out: Folder) -> Table:
             ", ".join([str(lost)] * bool(lost) + [f"{again} restarted"] * bool(again)),
             "–" if known is None else "NaN" if math.isnan(known) else f"{known:.2f}",
             f"{interval(own)[0] - known:+.2f}" if own and known and known > 0 else "–",
+        )
+    return table
+
+
+def accuracies_of(cell: Cell, results: Sequence[dict[str, Any]]) -> tuple[list[float], int]:
+    """What became of a cell's setting, from however many files hold its seeds.
+
+    Args:
+      cell: the cell.
+      results: finished cells, from `read_results`.
+
+    Returns:
+      Test accuracies (%) of the runs that did not diverge, and how many did.
+    """
+    accuracies, diverged = pooled([result for result in results if same_setting(cell, result)])
+    return accuracies.get(cell.depth, []), diverged.get(cell.depth, 0)
+
+
+def conv_summary(wanted: Sequence[Cell], out: Path) -> Table:
+    """What a folder holds for cells of convolutional networks.
+
+    Args:
+      wanted: cells, one a row.
+      out: folder of their files.
+
+    Returns:
+      A table to print.
+    """
+    results = read_results(out)
+    table = Table(
+        "method", "batch", "rate", "accuracy (%)", "n", "diverged",
+        title="test accuracy: mean ± half-width of the 95 % interval over n seeds",
+    )  # fmt: skip
+    for cell in wanted:
+        own, lost = accuracies_of(cell, results)
+        table.add_row(
+            make_method(cell.method).label,
+            str(cell.batch_size),
+            f"{cell.learning_rate:g}",
+            format_interval(own) if own else "–",
+            str(len(own)),
+            str(lost or ""),
         )
     return table
 

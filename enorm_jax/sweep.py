@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from enorm_jax import networks
 from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset, held_out, with_inputs
 from enorm_jax.fit import Epoch, compile_program, fit
 from enorm_jax.history import History, final, new_history, record
-from enorm_jax.methods import ENorm, make_method
 from enorm_jax.results import provenance, write_json
 from enorm_jax.storage import Folder, claim, remove_unfinished
 from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
@@ -30,26 +30,20 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
     Returns:
       A `Recipe`; cells that differ only in learning rate, c, weight decay and seeds share it.
     """
-    its = make_method(cell.method, cell.groups)
-    equalize = its.equalize and ENorm(cell.order, cell.balance_last, cell.of_norms)
+    image = dataset.train_images.shape[1:]
     return Recipe(
-        model=its.network(
-            cell.depth,
-            width=cell.width,
-            classes=dataset.classes,
-            use_bias=cell.bias,
-            precision=cell.precision,
-            kernel_init=cell.init,
-        ),
-        equalize=equalize,
+        model=networks.build(cell, dataset.classes),
+        equalize=networks.equalizer(cell, image, dataset.classes),
         standardization=with_inputs(dataset, cell.inputs).standardization,
         batch_size=cell.batch_size,
         epochs=cell.epochs,
         train_size=cell.train_images or len(dataset.train_labels),
         bias=cell.bias_handling,
         schedule=cell.schedule,
-        optimizer=its.optimizer,
+        optimizer=networks.optimizer(cell),
         softmax=cell.softmax,
+        augmentation=networks.crops(cell, image),
+        convolutional=cell.network != "fc",
     )
 
 

@@ -43,6 +43,8 @@ class Recipe:
       optimizer: function from learning rate and weight decay to an optax transformation.
       softmax: whether the loss, which takes a softmax, is given probabilities instead of logits.
       augmentation: of training images, and the crop of test images; None for neither.
+      convolutional: whether the model has convolutions, which want one run after another, and on
+        a CPU one step after another, each a program of its own (`enorm_jax.stepwise`).
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Recipe:
     optimizer: Optimizer = sgd
     softmax: bool = False
     augmentation: Augmentation | None = None
+    convolutional: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -191,23 +194,65 @@ def train_epoch(
     full = recipe.train_size // recipe.batch_size
     batches, rest = jnp.split(order, [full * recipe.batch_size])
 
-    def step(
-        carry: tuple[TrainState, Scales | None], index: jax.Array
-    ) -> tuple[tuple[TrainState, Scales | None], jax.Array]:
-        before = _rescaled(recipe, *carry)
-        batch = images[index]
-        if recipe.augmentation is not None:
-            # An image comes once an epoch, so that the first one's number tells batches apart.
-            batch = recipe.augmentation(jax.random.fold_in(key, 1 + index[0]), batch)
-        state, loss = _descend(recipe, before, batch, labels[index])
-        return (state, _scales(recipe, state)), loss
+    def step(carry: Carry, index: jax.Array) -> tuple[Carry, jax.Array]:
+        return step_of_epoch(recipe, carry, key, index, images, labels)
 
-    ones = jax.tree.map(jnp.ones_like, jax.eval_shape(lambda: _scales(recipe, state)))
-    carry, losses = jax.lax.scan(step, (state, ones), batches.reshape(full, recipe.batch_size))
+    carry, losses = jax.lax.scan(
+        step, first_carry(recipe, state), batches.reshape(full, recipe.batch_size)
+    )
     if rest.size:
         carry, loss = step(carry, rest)
         losses = jnp.append(losses, loss)
-    return _rescaled(recipe, *carry), losses
+    return last_state(recipe, carry), losses
+
+
+def epoch_key(seed: jax.Array, epoch: jax.Array) -> jax.Array:
+    """The random key of a run's epoch, from the run's seed and the epoch's number."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
+
+
+# A state, and the scales by which its weights are yet to be multiplied.
+Carry = tuple[TrainState, Scales | None]
+
+
+def first_carry(recipe: Recipe, state: TrainState) -> Carry:
+    """What an epoch's first step starts from: nothing is left to rescale."""
+    return state, jax.tree.map(jnp.ones_like, jax.eval_shape(lambda: _scales(recipe, state)))
+
+
+def last_state(recipe: Recipe, carry: Carry) -> TrainState:
+    """The state after an epoch: the last step's rescaling is done."""
+    return _rescaled(recipe, *carry)
+
+
+def step_of_epoch(
+    recipe: Recipe,
+    carry: Carry,
+    key: jax.Array,
+    index: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[Carry, jax.Array]:
+    """One step of an epoch: the rescaling of the step before, crops, gradient, new scales.
+
+    Args:
+      recipe: static part of the program.
+      carry: what the step before left.
+      key: random key of this run and epoch.
+      index: (B,), which images are the batch.
+      images: (N, height, width, channels), uint8.
+      labels: (N,), integers.
+
+    Returns:
+      What is left to the next step, and the batch's mean loss.
+    """
+    before = _rescaled(recipe, *carry)
+    batch = images[index]
+    if recipe.augmentation is not None:
+        # An image comes once an epoch, so that the first one's number tells batches apart.
+        batch = recipe.augmentation(jax.random.fold_in(key, 1 + index[0]), batch)
+    state, loss = _descend(recipe, before, batch, labels[index])
+    return (state, _scales(recipe, state)), loss
 
 
 def evaluate(
@@ -224,16 +269,9 @@ def evaluate(
     Returns:
       Mean cross-entropy (nats) and accuracy (fraction), scalars.
     """
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
 
     def totals(index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        batch = images[index]
-        if recipe.augmentation is not None:
-            batch = recipe.augmentation.centre(batch)
-        inputs = recipe.standardization(batch)
-        logits: Any = recipe.model.apply(variables, inputs, train=False)
-        losses = _losses(recipe, logits, labels[index])
-        return losses.sum(), jnp.sum(jnp.argmax(logits, axis=-1) == labels[index])
+        return batch_totals(recipe, state, images[index], labels[index])
 
     size, batch = len(labels), min(EVALUATION_BATCH, len(labels))
     full, rest = jnp.split(jnp.arange(size), [size // batch * batch])
@@ -242,6 +280,42 @@ def evaluate(
     if rest.size:
         loss, hit = jax.tree.map(jnp.add, (loss, hit), totals(rest))
     return loss / size, hit.astype(jnp.float32) / size
+
+
+def batch_totals(
+    recipe: Recipe, state: TrainState, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sums over a batch, with running statistics: what an evaluation adds up.
+
+    Args:
+      recipe: static part of the program.
+      state: state to evaluate.
+      images: (B, height, width, channels), uint8.
+      labels: (B,), integers.
+
+    Returns:
+      Sum of the losses and number of images that are classified right, scalars.
+    """
+    if recipe.augmentation is not None:
+        images = recipe.augmentation.centre(images)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits: Any = recipe.model.apply(variables, recipe.standardization(images), train=False)
+    losses = _losses(recipe, logits, labels)
+    return losses.sum(), jnp.sum(jnp.argmax(logits, axis=-1) == labels)
+
+
+def kernel_norms(params: Any) -> jax.Array:
+    """The Frobenius norms of a network's kernels.
+
+    Args:
+      params: the model's parameters.
+
+    Returns:
+      (layers,), in the order of the parameters' names.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    kernels = [leaf for path, leaf in leaves if getattr(path[-1], "key", None) == "kernel"]
+    return jnp.stack([jnp.linalg.norm(kernel.reshape(-1)) for kernel in kernels])
 
 
 def hyperparameters(
@@ -281,9 +355,7 @@ def _descend(
     inputs = recipe.standardization(images)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-        return _losses(recipe, logits, labels).mean(), new.get("batch_stats", {})
+        return batch_loss(recipe, params, state.batch_stats, inputs, labels)
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     if state.gauge and recipe.equalize is not None:
@@ -293,6 +365,26 @@ def _descend(
     )
     params = optax.apply_updates(state.params, updates)
     return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
+
+
+def batch_loss(
+    recipe: Recipe, params: Any, batch_stats: Any, inputs: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The loss that a training step descends.
+
+    Args:
+      recipe: static part of the program.
+      params: the model's parameters.
+      batch_stats: its running statistics.
+      inputs: standardized images, (B, height, width, channels).
+      labels: (B,), integers.
+
+    Returns:
+      Mean cross-entropy (nats), and the new running statistics.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+    return _losses(recipe, logits, labels).mean(), new.get("batch_stats", {})
 
 
 def _losses(recipe: Recipe, outputs: jax.Array, labels: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ from enorm_jax.methods import METHODS
 from enorm_jax.results import read_results
 from enorm_jax.storage import Folder
 from fc_cells import run_arguments
-from fc_run import train
+from train_cells import train
 
 
 @dataclasses.dataclass(frozen=True)

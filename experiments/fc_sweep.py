@@ -14,7 +14,7 @@ from enorm_jax import cli
 from enorm_jax.results import read_results
 from enorm_jax.summary import summary
 from fc_cells import cells, parser
-from fc_run import train
+from train_cells import train
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from enorm_jax.rates import SETTING, read_winners, winner
 from enorm_jax.results import read_results, write_json
 from enorm_jax.storage import Folder
 from fc_cells import RATES, network_arguments, run_arguments
-from fc_run import train
+from train_cells import train
 
 GRID = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1)
 FOLDS = 5

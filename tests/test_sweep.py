@@ -46,9 +46,15 @@ def test_a_cell_s_file_holds_what_it_promises(blobs, tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
-@pytest.mark.parametrize("epochs_before", [1, 3])
-def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(blobs, tmp_path, epochs_before):
-    whole = run_cell(CELL, blobs, tmp_path / "whole", save_params=True)
+CONV = dataclasses.replace(
+    CELL, experiment="conv", depth=9, width=2, epochs=2, batch_size=23, seeds=(0,), network="conv",
+    momentum=0.9, augment=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("cell", "epochs_before"), [(CELL, 1), (CELL, 3), (CONV, 1)])
+def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(blobs, tmp_path, cell, epochs_before):
+    whole = run_cell(cell, blobs, tmp_path / "whole", save_params=True)
 
     def stop(epoch):
         if epoch.index + 1 == epochs_before:
@@ -56,20 +62,20 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(blobs, tmp_path, epo
 
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        run_cell(CELL, blobs, folder, save_params=True, on_epoch=stop)
+        run_cell(cell, blobs, folder, save_params=True, on_epoch=stop)
     assert read_results(folder) == []
-    assert progress(CELL, folder) == epochs_before
+    assert progress(cell, folder) == epochs_before
     seen = []
     result = run_cell(
-        CELL, blobs, folder, save_params=True, on_epoch=lambda e: seen.append(e.index)
+        cell, blobs, folder, save_params=True, on_epoch=lambda e: seen.append(e.index)
     )
-    assert seen == list(range(epochs_before, 4))
+    assert seen == list(range(epochs_before, cell.epochs))
     (earlier,) = result["resumed_from"]
     assert earlier["commit"] == result["commit"]
     assert untimed(result) == untimed(whole)
-    saved = [CELL.params_path(f).read_bytes() for f in (folder, tmp_path / "whole")]
+    saved = [cell.params_path(f).read_bytes() for f in (folder, tmp_path / "whole")]
     assert saved[0] == saved[1]
-    assert progress(CELL, folder) == 0
+    assert progress(cell, folder) == 0
 
 
 def test_a_cell_whose_seeds_all_diverged_stops_early(blobs, tmp_path):

@@ -1,6 +1,7 @@
 """What the scripts that train cells share: checks, the list of a dry run, and the run."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from enorm_jax import cli, data
+from enorm_jax import cli, data, networks
 from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
+from enorm_jax.cost import cell_memory, cell_rate, epoch_work
 from enorm_jax.data import held_out
 from enorm_jax.display import Display, title
 from enorm_jax.executors import Executor
@@ -21,30 +23,32 @@ from enorm_jax.methods import make_method
 from enorm_jax.results import read_results
 from enorm_jax.storage import Folder, check_writable
 from enorm_jax.sweep import progress
-from enorm_jax.timing import (
-    epoch_flops,
-    fastest_precision,
-    matmul_rate,
-    memory,
-    parameter_count,
-)
+from enorm_jax.timing import fastest_precision
 from enorm_jax.workers import default_workers
 
 
-def train(args: Any, cells: Callable[[Any], list[Cell]], console: Console) -> list[Cell]:
+def train(
+    args: Any,
+    cells: Callable[[Any], list[Cell]],
+    console: Console,
+    *,
+    one_image: bool = False,
+) -> list[Cell]:
     """What a script that trains cells does with its arguments; a dry run lists them instead.
 
     Args:
       args: of `run_arguments`, and what `cells` takes.
       cells: function from the arguments to the cells.
       console: where to write.
+      one_image: whether batch normalization may train on batches of one image, of whose
+        positions it then takes the statistics.
 
     Returns:
       The cells asked for, trained unless `args.dry_run`.
     """
     keep_compiled(args.compilation_cache)
     dataset = load_once(args.dataset, args.data_dir)
-    if args.precision == "auto":
+    if getattr(args, "precision", None) == "auto":
         args.precision = fastest_precision()
         console.print(f"matrix products in {args.precision}, which is faster here")
     engine, address = args.executor
@@ -57,7 +61,7 @@ def train(args: Any, cells: Callable[[Any], list[Cell]], console: Console) -> li
         options=dict(args.slurm),
     )
     wanted = cells(args)
-    check(args, wanted, dataset)
+    check(args, wanted, dataset, one_image=one_image)
     if args.dry_run:
         dry_run(wanted, dataset, args.out, executor.workers or 1, console)
     else:
@@ -65,49 +69,51 @@ def train(args: Any, cells: Callable[[Any], list[Cell]], console: Console) -> li
     return wanted
 
 
-def work(cell: Cell, dataset: data.Dataset) -> float:
-    """Floating-point operations of one epoch of a cell."""
-    pixels = dataset.train_images[0].size
-    parameters = parameter_count(cell.depth, cell.width, pixels, dataset.classes)
-    images = cell.train_images or len(dataset.train_labels)
-    return cell.runs * epoch_flops(parameters, images)
-
-
-def check(args: Any, wanted: list[Cell], dataset: data.Dataset) -> None:
+def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bool = False) -> None:
     """Refuses what no network could train on."""
-    folds = {cell.fold for cell in wanted if cell.fold}
-    sizes = [len(held_out(dataset, fold).train_labels) for fold in folds]
-    for size in sizes or [len(dataset.train_labels)]:
-        check_size(args, wanted, dataset.name, size)
+    images: dict[str | None, int] = {None: len(dataset.train_labels)}
+    for fold in {cell.fold for cell in wanted if cell.fold}:
+        images[fold] = len(held_out(dataset, fold).train_labels)
     for cell in wanted:
-        if make_method(cell.method).grouped and cell.width % cell.groups:
-            raise cli.InputError(
-                f"--groups {cell.groups} does not divide the {cell.width} units of a layer: choose "
-                f"{' or '.join(map(str, near_divisors(cell.width, cell.groups)))}"
-            )
+        check_size(cell, images[cell.fold], one_image)
+        check_groups(cell, dataset)
     if args.save_params and any(cell.select == "best" for cell in wanted):
         raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
     check_writable(args.out)
 
 
-def check_size(args: Any, wanted: list[Cell], name: str, images: int) -> None:
+def check_size(cell: Cell, images: int, one_image: bool) -> None:
     """Refuses numbers of images that do not fit a training set of so many."""
-    size = args.train_images or images
-    held = " that are left, a fifth being held out," if any(cell.fold for cell in wanted) else ""
+    size = cell.train_images or images
+    held = " that are left, a fifth being held out," if cell.fold else ""
     if size > images:
         raise cli.InputError(
-            f"--train-images {size} is more than the {images}{held} of {name}: choose fewer"
+            f"--train-images {size} is more than the {images}{held} of {cell.dataset}: choose fewer"
         )
-    if args.batch_size > size:
+    if cell.batch_size > size:
         raise cli.InputError(
-            f"--batch-size {args.batch_size} is more than the {size} training images of "
-            f"{name}: choose a smaller one"
+            f"--batch-size {cell.batch_size} is more than the {size} training images of "
+            f"{cell.dataset}: choose a smaller one"
         )
-    whole_batch = any(make_method(cell.method).whole_batch for cell in wanted)
-    if 1 in (args.batch_size, size % args.batch_size) and whole_batch:
+    alone = 1 in (cell.batch_size, size % cell.batch_size)
+    if alone and make_method(cell.method).whole_batch and not one_image:
         raise cli.InputError(
-            f"--batch-size {args.batch_size} makes a batch of one image, which batch "
+            f"--batch-size {cell.batch_size} makes a batch of one image, which batch "
             "normalization cannot train on: choose another"
+        )
+
+
+def check_groups(cell: Cell, dataset: data.Dataset) -> None:
+    """Refuses networks that do not exist, and groups that do not divide a layer's units."""
+    units, what = [cell.width], "units"
+    if cell.network != "fc":
+        image = dataset.train_images.shape[1:]
+        units, what = networks.normalized_channels(cell, image, dataset.classes), "channels"
+    if make_method(cell.method).grouped and any(n % cell.groups for n in units):
+        near = near_divisors(math.gcd(*units), cell.groups)
+        raise cli.InputError(
+            f"--groups {cell.groups} does not divide the {' and '.join(map(str, units))} {what} "
+            f"of a layer: choose {' or '.join(map(str, near))}"
         )
 
 
@@ -117,47 +123,39 @@ def near_divisors(units: int, groups: int) -> list[int]:
     return [*[n for n in divisors if n < groups][-1:], *[n for n in divisors if n > groups][:1]]
 
 
-def needs(cell: Cell, dataset: data.Dataset, runs: int) -> tuple[float, float]:
-    """Device memory of a cell with a number of seeds: of the data and of its runs, bytes."""
-    return memory(
-        cell.depth,
-        cell.width,
-        dataset.train_images[0].size,
-        len(dataset.train_labels) + len(dataset.test_labels),
-        batch_size=cell.batch_size,
-        runs=runs,
-        at_once=1 if jax.default_backend() == "cpu" else runs,
-    )
-
-
 def dry_run(
     wanted: list[Cell], dataset: data.Dataset, out: Folder, workers: int, console: Console
 ) -> None:
     """Lists the cells, their state and estimates of memory and of the time left."""
     results = read_results(out)
-    rates = {cell.precision: matmul_rate(precision=cell.precision) for cell in wanted}
-    table = Table(
-        "cell", "seeds", "precision", "state", "memory (MB)", "minutes left", title=str(out)
-    )
-    total = 0.0
+    rates: dict[tuple[Any, ...], float] = {}
+    table = Table("cell", "seeds", "precision", "state", "memory (MB)", "TFLOP", "minutes left",
+                  title=str(out))  # fmt: skip
+    total = operations = 0.0
     for cell in wanted:
         left = without_done_seeds(cell, results)
         epochs = progress(left, out) if left else 0
         state = f"epoch {epochs} of {cell.epochs}" if epochs else "to do" if left else "done"
-        # An epoch reaches some 75 % of the rate of one large product.
-        rate = 0.75 * rates[cell.precision]
-        minutes = (cell.epochs - epochs) * work(left, dataset) / rate / 60 if left else 0.0
-        total += minutes
+        kind = (cell.network, cell.width, cell.batch_size, cell.precision)
+        if kind not in rates:
+            rates[kind] = cell_rate(cell)
+        flops = (cell.epochs - epochs) * epoch_work(left, dataset) if left else 0.0
+        minutes = flops / rates[kind] / 60
+        total, operations = total + minutes, operations + flops
         table.add_row(
             title(cell),
             seed_names(cell),
             cell.precision,
             state,
-            f"{sum(needs(cell, dataset, cell.runs)) / 1e6:.0f}",
+            f"{sum(cell_memory(cell, dataset, cell.runs)) / 1e6:.0f}",
+            f"{flops / 1e12:.4g}",
             f"{minutes:.1f}",
         )
     console.print(table)
-    console.print(f"about {total:.0f} minutes left on all cores", highlight=False)
+    console.print(
+        f"{operations:.3g} floating-point operations, about {total:.0f} minutes left on all cores",
+        highlight=False,
+    )
     console.print(room(wanted, dataset, workers), highlight=False)
 
 
@@ -167,8 +165,8 @@ def room(wanted: list[Cell], dataset: data.Dataset, workers: int) -> str:
     total = (
         stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     )
-    largest = max(wanted, key=lambda cell: sum(needs(cell, dataset, 1)))
-    (images, one), (_, two) = (needs(largest, dataset, runs) for runs in (1, 2))
+    largest = max(wanted, key=lambda cell: sum(cell_memory(cell, dataset, 1)))
+    (images, one), (_, two) = (cell_memory(largest, dataset, runs) for runs in (1, 2))
     seeds = 1 + int((total / workers - images - one) / (two - one))
     return (
         f"{total / 1e9:.0f} GB of memory hold about {max(seeds, 0)} seeds of {title(largest)} "
@@ -191,7 +189,7 @@ def run(
     todo = remaining(args, wanted, console)
     workers = min(executor.workers or len(todo), max(1, len(todo)))
     if workers > 1:  # else the longest would be left to one of them at the end
-        todo.sort(key=lambda cell: -cell.epochs * work(cell, dataset))
+        todo.sort(key=lambda cell: -cell.epochs * epoch_work(cell, dataset))
     if executor.engine != "local":
         console.print(f"{len(todo)} cells by {executor.engine}", highlight=False)
     elif workers > 1:
@@ -204,7 +202,7 @@ def run(
         save_params=args.save_params,
         compilation_cache=args.compilation_cache,
     )
-    with Display(console, todo, lambda cell: work(cell, dataset)) as display:
+    with Display(console, todo, lambda cell: epoch_work(cell, dataset)) as display:
         dataclasses.replace(executor, workers=workers).run(todo, job, display)
 
 

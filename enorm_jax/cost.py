@@ -1,0 +1,174 @@
+"""What a cell costs: operations, memory, and the device's rate at such operations."""
+
+import functools
+import math
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enorm_jax import networks
+from enorm_jax.cell import Cell
+from enorm_jax.data import Dataset
+from enorm_jax.timing import epoch_flops, matmul_rate, memory, parameter_count
+
+
+def epoch_work(cell: Cell, dataset: Dataset) -> float:
+    """Floating-point operations of one epoch of a cell, all its runs together.
+
+    Training is three times the forward pass of each image. Of a convolutional network, the test
+    after each epoch counts too: with few training images it is not small beside them.
+
+    Args:
+      cell: the cell.
+      dataset: its data.
+
+    Returns:
+      Number of operations.
+    """
+    images = cell.train_images or len(dataset.train_labels)
+    if cell.network == "fc":
+        pixels = dataset.train_images[0].size
+        parameters = parameter_count(cell.depth, cell.width, pixels, dataset.classes)
+        return cell.runs * epoch_flops(parameters, images)
+    forward = forward_flops(*_network(cell, dataset))
+    return cell.runs * forward * (3 * images + len(dataset.test_labels))
+
+
+def cell_memory(cell: Cell, dataset: Dataset, runs: int) -> tuple[float, float]:
+    """Device memory of a cell with a number of seeds, by a count.
+
+    Args:
+      cell: the cell.
+      dataset: its data.
+      runs: number of seeds.
+
+    Returns:
+      Bytes of the data, and of all runs.
+    """
+    images, pixels = len(dataset.train_labels) + len(dataset.test_labels), dataset.train_images[0]
+    on_cpu = jax.default_backend() == "cpu"
+    if cell.network == "fc":
+        return memory(
+            cell.depth,
+            cell.width,
+            pixels.size,
+            images,
+            batch_size=cell.batch_size,
+            runs=runs,
+            at_once=1 if on_cpu else runs,
+        )
+    parameters, activations = sizes(*_network(cell, dataset))
+    # Weights and momentum before and after an epoch; then of the run that is being trained
+    # gradients and new weights, and activations as computed, as rectified and their gradients.
+    held = 4 * runs * parameters + 2 * parameters + 3 * cell.batch_size * activations
+    return images * (pixels.size + 4.0), 4.0 * held
+
+
+def cell_rate(cell: Cell) -> float:
+    """The rate at which this device trains a cell's network, from one product or convolution.
+
+    Args:
+      cell: the cell.
+
+    Returns:
+      Floating-point operations per second.
+    """
+    if cell.network == "fc":
+        # An epoch reaches some 75 % of the rate of one large product.
+        return 0.75 * matmul_rate(precision=cell.precision)
+    # The channels in the middle of the network; half the time goes to what lies between
+    # convolutions.
+    return 0.5 * conv_rate(2 * cell.width, min(cell.batch_size, 64))
+
+
+@functools.cache
+def forward_flops(model: nn.Module, image: networks.Shape) -> float:
+    """Floating-point operations of a forward pass, as XLA counts them.
+
+    Args:
+      model: a Flax module called as ``model(images, train=...)``.
+      image: shape of an input.
+
+    Returns:
+      Operations per image, two for a product and its sum.
+
+    Example:
+      >>> from enorm_jax import FullyConvolutional
+      >>> from enorm_jax.cost import forward_flops
+      >>> round(forward_flops(FullyConvolutional(), (28, 28, 3)) / 1e9, 1)
+      1.0
+    """
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(_variables(model, x), x)
+    costs = lowered.cost_analysis()
+    assert costs is not None  # counted before a device is asked
+    return float(costs["flops"])
+
+
+@functools.cache
+def sizes(model: nn.Module, image: networks.Shape) -> tuple[int, int]:
+    """How many parameters a network has, and how many activations an image.
+
+    Args:
+      model: a Flax module called as ``model(images, train=...)``.
+      image: shape of an input.
+
+    Returns:
+      Number of parameters, and of the outputs of all layers together.
+    """
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    variables = _variables(model, x)
+
+    def outputs(variables: Any, x: jax.Array) -> Any:
+        kept = ["intermediates"]
+        return model.apply(variables, x, train=False, capture_intermediates=True, mutable=kept)[1]
+
+    def count(tree: Any) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+    return count(variables["params"]), count(jax.eval_shape(outputs, variables, x))
+
+
+@functools.cache
+def conv_rate(channels: int, batch: int, repeats: int = 3) -> float:
+    """The device's rate at one 3 x 3 convolution of 16 x 16 positions, forward and backward.
+
+    Args:
+      channels: in and out.
+      batch: images.
+      repeats: how often it is timed; the median counts.
+
+    Returns:
+      Floating-point operations per second.
+    """
+    x = jnp.ones((batch, 16, 16, channels))
+    kernel = jnp.ones((3, 3, channels, channels)) / channels
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("float32"):
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        return jnp.sum(y * y)
+
+    both = jax.jit(jax.grad(product, (0, 1))).lower(x, kernel).compile()
+    jax.block_until_ready(both(x, kernel))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(both(x, kernel))
+        seconds.append(time.perf_counter() - start)
+    return 3 * 2.0 * 9 * channels**2 * x.size / channels / float(np.median(seconds))
+
+
+def _network(cell: Cell, dataset: Dataset) -> tuple[nn.Module, networks.Shape]:
+    image = networks.input_shape(cell, dataset.train_images.shape[1:])
+    return networks.build(cell, dataset.classes), image
+
+
+def _variables(model: nn.Module, x: jax.ShapeDtypeStruct) -> Any:
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)

@@ -1,0 +1,150 @@
+"""Test accuracy of the convolutional network of ENorm's authors on CIFAR-10, by method.
+
+    python experiments/conv_sweep.py --width 0.25 --train-images 10240 --epochs 20 --seeds 3
+
+trains it at a quarter of its channels on the first 10,240 images, some hours on 2 cores. Without
+these four flags it is the published network and protocol (128 epochs of 50,000 random crops,
+momentum 0.9, rate 0.05), which wants a GPU; --dry-run tells operations and time of either. ENorm
+rescales the momentum with the weights, at c = 1.1. Stopped at any moment, the same command goes
+on. Every cell leaves a JSON file in --out; a table and a figure close the run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from enorm_jax import cli
+from enorm_jax.cell import Cell
+from enorm_jax.methods import GROUPS, make_method
+from enorm_jax.models import INITIALIZERS
+from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
+from enorm_jax.results import read_results
+from enorm_jax.summary import conv_summary
+from fc_cells import run_arguments
+from train_cells import train
+
+
+def parser() -> cli.Parser:
+    """The command's arguments."""
+    p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument(
+        "--method",
+        type=cli.methods,
+        default="baseline,bn,gn,enorm,enorm+bn",
+        help="one or several, as for fc_sweep.py; ws+gn and its like want --norm-after all",
+    )
+    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument(
+        "--width",
+        type=cli.positive_float,
+        default=1.0,
+        help="multiplies the published numbers of channels, 128 to 320",
+    )
+    p.add_argument(
+        "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
+    )
+    p.add_argument(
+        "--epochs", type=cli.positive_int, default=128, help="epochs, over which the rate decays"
+    )
+    p.add_argument("--batch-size", type=cli.positive_int, default=256, help="images in a step")
+    p.add_argument(
+        "--lr", type=cli.floats, default=(0.05,), help="initial learning rate, one or several"
+    )
+    p.add_argument("--momentum", type=cli.non_negative_float, default=0.9, help="of SGD")
+    p.add_argument(
+        "--weight-decay", type=cli.non_negative_float, default=1e-3, help="on all parameters"
+    )
+    p.add_argument(
+        "--c",
+        type=cli.positive_float,
+        default=1.1,
+        help="ratio of outgoing to incoming norms that ENorm aims at",
+    )
+    p.add_argument(
+        "--groups", type=cli.positive_int, default=8, help="of a layer's channels, in gn and bcn"
+    )
+    p.add_argument(
+        "--norm-after",
+        choices=["published", "all"],
+        default="published",
+        help="which convolutions a normalization follows: the third and the sixth, or all but the "
+        "last",
+    )
+    p.add_argument(
+        "--of-norms",
+        action="store_true",
+        help="ENorm balances the scales of normalization layers, not the kernels before them",
+    )
+    p.add_argument(
+        "--init", choices=[*INITIALIZERS], default="he_normal", help="distribution of kernels"
+    )
+    p.add_argument(
+        "--no-augment",
+        dest="augment",
+        action="store_false",
+        default=True,
+        help="whole images, without random crops and flips",
+    )
+    p.add_argument(
+        "--save-params",
+        action="store_true",
+        help="keep the parameters after the last epoch, as safetensors",
+    )
+    run_arguments(p, out="runs/conv")
+    return p
+
+
+def cells(args: Any) -> list[Cell]:
+    """The cells asked for, in the order of the methods."""
+    width = round(args.width * CONV_WIDTH)
+    if width < 1:
+        raise cli.InputError(f"--width {args.width:g} leaves no channel: choose at least 0.01")
+    return [
+        Cell(
+            experiment="conv",
+            dataset=args.dataset,
+            method=method,
+            depth=CONV_LAYERS,
+            width=width,
+            bias=False,
+            epochs=args.epochs,
+            learning_rate=rate,
+            c=args.c if its.equalize else None,
+            batch_size=args.batch_size,
+            weight_decay=args.weight_decay,
+            precision="float32",
+            restarts=0,
+            seeds=args.seeds,
+            init=args.init,
+            train_images=args.train_images,
+            groups=args.groups if its.grouped else GROUPS,
+            of_norms=bool(args.of_norms and its.equalize and its.norm),
+            network="conv",
+            momentum=args.momentum,
+            augment=args.augment,
+            norm_after=args.norm_after if its.norm else "published",
+        )
+        for method in args.method
+        for its in [make_method(method)]
+        for rate in args.lr
+    ]
+
+
+def main() -> None:
+    """Runs the command."""
+    args = parser().parse_args()
+    console = Console()
+    wanted = train(args, cells, console)
+    if args.dry_run:
+        return
+    console.print(conv_summary(wanted, args.out))
+    from enorm_jax.conv_plots import accuracy_over_epochs  # a second that workers need not spend
+
+    stem: Path = args.out / f"conv_{args.dataset}"
+    paths = accuracy_over_epochs(wanted, read_results(args.out), stem)
+    console.print(f"figure: {paths[1]}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,241 @@
+"""Why the normalizations work, measured: units that are off, smoothness, the halves of WS.
+
+    python experiments/mechanisms.py elimination smoothness standardization
+
+trains the convolutional network of ENorm's authors at a quarter of its channels, with a
+normalization after each convolution, on the first 5,120 images of CIFAR-10 for 5 epochs, and
+tests on 2,000: some minutes a method on 2 cores. `elimination`: after every epoch and before every
+ReLU, how many deviations units' means lie from its threshold, and how many are active on less than
+1 % of the test images' positions. `smoothness`: how fast loss and gradient change along the
+gradient of a training batch, with and without weight standardization. `standardization`: accuracy
+with centring alone, scaling alone, both and neither, all with GN. At another --batch-size the
+learning rate is in proportion, as in micro_batch.py. Each leaves a JSON file in --out;
+`figures/mechanism_curves.py` draws it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from enorm_jax import cli, data
+from enorm_jax.cell import Cell
+from enorm_jax.compilation import keep_compiled
+from enorm_jax.fit import Epoch, compile_program, fit
+from enorm_jax.kernels import WeightStandardizedConv
+from enorm_jax.methods import GROUPS, make_method
+from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
+from enorm_jax.results import provenance, rounded, write_json
+from enorm_jax.singularities import activity, eliminated, relu_inputs
+from enorm_jax.smoothness import along_gradient
+from enorm_jax.sweep import recipe
+from enorm_jax.training import Recipe, TrainState, batch_loss, hyperparameters
+from fc_cells import HERE
+from micro_batch import RATE_AT, at_batch
+from train_cells import check
+
+METHODS = {
+    "elimination": ("baseline", "bn", "gn", "ln", "ws+gn", "bcn", "ws+bcn"),
+    "smoothness": ("gn", "ws+gn", "bcn", "ws+bcn"),
+    "standardization": ("ws+gn",),
+}
+HALVES = {  # whether to centre, whether to scale
+    "neither": (False, False),
+    "centring": (True, False),
+    "scaling": (False, True),
+    "both": (True, True),
+}
+TEST_IMAGES = 2000
+SEEN = 256  # test images for units, training images for smoothness
+STEPS = (0.5, 1.0, 1.5, 2.0)  # along the gradient, in learning rates
+
+Measure = Callable[[TrainState], dict[str, Any]]
+
+
+def parser() -> cli.Parser:
+    """The command's arguments."""
+    p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument("what", choices=list(METHODS), nargs="+", help="which of them to measure")
+    p.add_argument("--method", type=cli.methods, help="instead of those of elimination, smoothness")
+    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument(
+        "--width",
+        type=cli.positive_float,
+        default=0.25,
+        help="multiplies the published numbers of channels, 128 to 320",
+    )
+    p.add_argument(
+        "--train-images",
+        type=cli.positive_int,
+        default=5120,
+        metavar="N",
+        help="train on the first N images",
+    )
+    p.add_argument("--epochs", type=cli.positive_int, default=5, help="epochs")
+    p.add_argument("--batch-size", type=cli.positive_int, default=64, help="images in a step")
+    p.add_argument(
+        "--lr", type=cli.positive_float, default=0.05, help=f"learning rate at {RATE_AT} images"
+    )
+    p.add_argument(
+        "--groups", type=cli.positive_int, default=8, help="of a layer's channels, in gn and bcn"
+    )
+    p.add_argument(
+        "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"
+    )
+    p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
+    p.add_argument(
+        "--out", type=Path, default=HERE / "runs" / "mechanisms", metavar="DIR", help="folder"
+    )
+    p.set_defaults(save_params=False)
+    return p
+
+
+def cell_of(args: Any, method: str) -> Cell:
+    """What is trained of a method."""
+    its = make_method(name := at_batch(method, args.batch_size))
+    return Cell(
+        experiment="mechanisms",
+        dataset=args.dataset,
+        method=name,
+        depth=CONV_LAYERS,
+        width=max(1, round(args.width * CONV_WIDTH)),
+        bias=False,
+        epochs=args.epochs,
+        learning_rate=args.lr * args.batch_size / RATE_AT,
+        c=1.1 if its.equalize else None,
+        batch_size=args.batch_size,
+        weight_decay=1e-3,
+        precision="float32",
+        restarts=0,
+        seeds=args.seeds,
+        init="he_normal",
+        train_images=args.train_images,
+        groups=args.groups if its.grouped else GROUPS,
+        network="conv",
+        momentum=0.9,
+        norm_after="all",
+    )
+
+
+def epochs_of(cell: Cell, its: Recipe, dataset: data.Dataset) -> Iterator[Epoch]:
+    """Trains a cell's seeds, and yields after each epoch."""
+    runs = len(cell.seeds)
+    hyper = hyperparameters(
+        runs, learning_rate=cell.learning_rate, c=cell.c or 1.0, weight_decay=cell.weight_decay
+    )
+    yield from fit(compile_program(its, dataset, runs), cell.seeds, hyper, cell.epochs)
+
+
+def measured(
+    cell: Cell, its: Recipe, dataset: data.Dataset, measures: dict[str, Measure]
+) -> dict[str, Any]:
+    """What each measure finds of each seed after each epoch, beside the test accuracy."""
+    every: dict[str, list[list[dict[str, Any]]]] = {
+        what: [[] for _ in cell.seeds] for what in measures
+    }
+    for epoch in epochs_of(cell, its, dataset):
+        for run in range(len(cell.seeds)):
+            state = jax.tree.map(lambda leaf, run=run: leaf[run], epoch.states)
+            # argmax over NaN would count as an accuracy of 10 %
+            lost = not np.isfinite(epoch.test_loss[run])
+            accuracy = {"test_accuracy": None if lost else rounded(epoch.test_accuracy[run])}
+            for what, measure in measures.items():
+                every[what][run].append(accuracy | measure(state))
+    return {what: {"settings": cell.settings(), "runs": runs} for what, runs in every.items()}
+
+
+def of_units(its: Recipe, dataset: data.Dataset) -> Measure:
+    """Distances from elimination singularities, layer by layer."""
+    inputs = its.standardization(dataset.test_images[:SEEN])
+
+    @jax.jit
+    def layers(variables: Any) -> dict[str, jax.Array]:
+        signals = relu_inputs(lambda v: its.model.apply(v, inputs, train=False), variables)
+        found = [activity(signal) for signal in signals[:-1]]  # the last is that of the outputs
+        of_layers = {
+            "eliminated": [eliminated(layer.active) for layer in found],
+            "tenth_distance": [jnp.nanpercentile(layer.distance, 10) for layer in found],
+            "median_distance": [jnp.nanmedian(layer.distance) for layer in found],
+        }
+        return {name: jnp.stack(values) for name, values in of_layers.items()}
+
+    def measure(state: TrainState) -> dict[str, Any]:
+        found = layers({"params": state.params, "batch_stats": state.batch_stats})
+        return {name: rounded(values) for name, values in found.items()}
+
+    return measure
+
+
+def of_loss(its: Recipe, dataset: data.Dataset, rate: float) -> Measure:
+    """Lipschitz estimates of the loss of a training batch and of its gradient."""
+    inputs = its.standardization(dataset.train_images[:SEEN])
+    labels = jnp.asarray(dataset.train_labels[:SEEN])
+    steps = jnp.asarray(STEPS, jnp.float32) * rate
+    loss = jax.jit(lambda params, stats: batch_loss(its, params, stats, inputs, labels)[0])
+
+    def measure(state: TrainState) -> dict[str, Any]:
+        found = along_gradient(lambda p: loss(p, state.batch_stats), state.params, steps)
+        return {"loss": rounded(found.loss), "gradient": rounded(found.gradient)}
+
+    return measure
+
+
+def series(args: Any, dataset: data.Dataset) -> dict[str, dict[str, Any]]:
+    """What is asked for, by question and by method or variant; each method is trained once."""
+    found: dict[str, dict[str, Any]] = {what: {} for what in args.what}
+    asked = [what for what in found if what != "standardization"]
+    for method in dict.fromkeys(m for what in asked for m in args.method or METHODS[what]):
+        cell = cell_of(args, method)
+        its = recipe(cell, dataset)
+        own: dict[str, Measure] = {}
+        for what in asked:
+            if what == "elimination" and method in (args.method or METHODS[what]):
+                own[what] = of_units(its, dataset)
+            elif method in (args.method or METHODS[what]):
+                own[what] = of_loss(its, dataset, cell.learning_rate)
+        for what, entry in measured(cell, its, dataset, own).items():
+            found[what][method] = entry
+    if "standardization" in found:
+        cell = cell_of(args, "ws+gn")
+        its = recipe(cell, dataset)
+        for half, (center, scale) in HALVES.items():
+            conv = functools.partial(WeightStandardizedConv, center=center, scale=scale)
+            one = dataclasses.replace(its, model=its.model.clone(conv=conv))
+            entry = measured(cell, one, dataset, {"standardization": lambda state: {}})
+            found["standardization"][half] = entry["standardization"]
+    return found
+
+
+def main() -> None:
+    """Runs the command."""
+    args = parser().parse_args()
+    console = Console()
+    keep_compiled(True)
+    dataset = data.load(args.dataset, args.data_dir)
+    methods = {m for what in args.what for m in args.method or METHODS[what]}
+    wanted = [cell_of(args, method) for method in sorted(methods | {"ws+gn"})]
+    check(args, wanted, dataset, one_image=True)
+    dataset = dataclasses.replace(
+        dataset,
+        test_images=dataset.test_images[:TEST_IMAGES],
+        test_labels=dataset.test_labels[:TEST_IMAGES],
+    )
+    for what, by_method in series(args, dataset).items():
+        content = {"experiment": "mechanisms", "what": what, "dataset": args.dataset}
+        content |= {"series": by_method, **provenance()}
+        path = args.out / f"mechanisms_{what}_{args.dataset}_batch{args.batch_size}.json"
+        write_json(path, content)
+        for name, entry in by_method.items():
+            ends = [run[-1]["test_accuracy"] or np.nan for run in entry["runs"]]
+            console.print(f"{what}: {name}: test accuracy {np.mean(ends):.2f} %", highlight=False)
+        console.print(f"{path}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main, again="run the same command to start again")

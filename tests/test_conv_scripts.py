@@ -1,0 +1,117 @@
+"""conv_sweep.py and micro_batch.py on the embedded digits, in this process to save its start."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import micro_batch
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
+TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs a script into a folder of its own; gives its exit status and what it printed."""
+    monkeypatch.setattr("enorm_jax.compilation.keep_compiled", lambda keep: None)
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+
+    def run(script, *arguments):
+        path = str(ROOT / "experiments" / script)
+        monkeypatch.setattr(sys, "argv", [path, *arguments, "--out", str(tmp_path)])
+        status = 0
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("conv_sweep.py", ["--batch-size", "1", *SMALL], "a batch of one image"),
+        ("conv_sweep.py", ["--batch-size", "359", *SMALL], "a batch of one image"),
+        ("conv_sweep.py", [*SMALL, "--groups", "3"], "the 8 and 16 channels of a layer: choose 2"),
+        ("conv_sweep.py", ["--train-images", "1438", *SMALL], "more than the 1437 of digits"),
+        ("conv_sweep.py", ["--method", "ws+gn", *SMALL], "add --norm-after all"),
+        ("conv_sweep.py", ["--method", "path-sgd", *SMALL], "a chain of dense layers"),
+        ("conv_sweep.py", ["--dataset", "digits", "--width", "0.001"], "leaves no channel"),
+        ("conv_sweep.py", ["--epoch", "3"], "did you mean --epochs?"),
+        ("micro_batch.py", ["--train-images", "2000", *TINY], "more than the 1437 of digits"),
+        ("micro_batch.py", ["--train-images", "32", *TINY], "more than the 32 training images"),
+        ("micro_batch.py", ["--train-images", "64", *TINY, "--groups", "8"], "choose 4"),
+        ("micro_batch.py", ["--train-images", "64", *TINY, "--depth", "9"], "8, 14, 20"),
+        ("mechanisms.py", ["elimination", *SMALL[:-2], "--train-images", "32"], "more than the 32"),
+        ("micro_batch.py", ["--batch-sizes", "1,0"], "'0' is not a whole number of at least 1"),
+    ],
+    ids=str,
+)
+def test_wrong_input_gets_one_line_and_status_2(run, script, arguments, message):
+    status, out, err = run(script, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.strip().count("\n") == 0, err
+    assert "Traceback" not in out + err
+
+
+def test_a_conv_sweep_leaves_cells_a_table_and_a_figure_and_is_then_done(run, tmp_path):
+    short = ["--train-images", "128", "--batch-size", "64", "--epochs", "1", *SMALL]
+    _, listed, _ = run("conv_sweep.py", "--method", "enorm", *short, "--dry-run")
+    assert "to do" in listed
+    assert "floating-point operations, about" in listed
+    assert list(tmp_path.iterdir()) == []
+    status, out, err = run("conv_sweep.py", "--method", "enorm", *short)
+    assert status == 0, err
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    named = {name: result[name] for name in ("network", "momentum", "c", "augment", "width")}
+    assert named == {"network": "conv", "momentum": 0.9, "c": 1.1, "augment": True, "width": 8}
+    assert "conv_digits.png" in out
+    assert (tmp_path / "conv_digits.png").stat().st_size > 1000
+    assert "1 of 1 cells done before" in run("conv_sweep.py", "--method", "enorm", *short)[1]
+
+
+def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():
+    args = micro_batch.parser().parse_args(["--lr", "0.64", "--method", "bn,ws+bcn"])
+    found = [(c.batch_size, c.method, c.learning_rate) for c in micro_batch.cells(args)]
+    assert [(size, method) for size, method, _ in found] == [
+        *((size, name) for size in (1, 2, 4, 8) for name in ("bn", "ws+bcn-micro")),
+        *((64, name) for name in ("bn", "ws+bcn")),
+    ]
+    assert all(rate == pytest.approx(size / 100) for size, _, rate in found)
+
+
+def test_batch_normalization_trains_on_single_images_and_says_how(run, tmp_path):
+    arguments = ["--train-images", "16", "--epochs", "1", "--seeds", "1", *TINY]
+    status, out, err = run("micro_batch.py", *arguments, "--method", "bn", "--batch-sizes", "1")
+    assert status == 0, err
+    assert "BN normalizes by one image's positions" in out
+    (path,) = tmp_path.glob("*.json")
+    assert None not in json.loads(path.read_text())["test_accuracy"]
+    assert "micro_batch_digits.png" in out
+
+
+def test_mechanisms_are_measured_and_drawn(run, tmp_path, monkeypatch):
+    arguments = ["--train-images", "64", "--epochs", "1", *SMALL[:-2], "--method", "baseline"]
+    status, _, err = run("mechanisms.py", "elimination", "smoothness", *arguments)
+    assert status == 0, err
+    units, loss = sorted(tmp_path.glob("*.json"))
+    ((epoch,),) = json.loads(units.read_text())["series"]["baseline"]["runs"]
+    assert len(epoch["eliminated"]) == len(epoch["tenth_distance"]) == 8
+    assert all(0 <= share <= 1 for share in epoch["eliminated"])
+    ((epoch,),) = json.loads(loss.read_text())["series"]["baseline"]["runs"]
+    assert epoch["loss"] > 0
+    assert epoch["gradient"] > 0
+    script = str(ROOT / "figures" / "mechanism_curves.py")
+    monkeypatch.setattr(sys, "argv", [script, str(units), str(loss)])
+    runpy.run_path(script, run_name="__main__")
+    assert units.with_suffix(".png").stat().st_size > 1000
+    assert loss.with_suffix(".png").stat().st_size > 1000
