@@ -99,7 +99,7 @@ def accuracies_of(cell: Cell, results: Sequence[dict[str, Any]]) -> tuple[list[f
     return accuracies.get(cell.depth, []), diverged.get(cell.depth, 0)
 
 
-def conv_summary(wanted: Sequence[Cell], out: Path) -> Table:
+def conv_summary(wanted: Sequence[Cell], out: Folder) -> Table:
     """What a folder holds for cells of convolutional networks.
 
     Args:

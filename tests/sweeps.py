@@ -8,7 +8,7 @@ from enorm_jax.jobs import Job
 from enorm_jax.results import read_results
 
 # What says how a result was computed, and not what it is.
-VARYING = {"date", "seconds_per_epoch", "compile_seconds", "resumed_from", "device"}
+VARYING = {"date", "seconds_per_epoch", "compile_seconds", "resumed_from", "device", "commit"}
 CELL = Cell(
     experiment="fc", dataset="digits", method="enorm+bn", depth=1, width=8, bias=False, epochs=12,
     learning_rate=0.05, c=1.2, batch_size=256, weight_decay=1e-3, precision="float32",
