@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 RUNS = "runs"
+BATCH = "batch"
 
 
 def runs_mesh(runs: int) -> Mesh:
@@ -25,9 +26,26 @@ def runs_mesh(runs: int) -> Mesh:
     return Mesh(np.array(devices[:count]), (RUNS,))
 
 
+def batch_mesh() -> Mesh:
+    """All devices of all processes, which then share each batch.
+
+    Returns:
+      A mesh of one axis, ``"batch"``.
+    """
+    return Mesh(np.array(jax.devices()), (BATCH,))
+
+
 def by_run(mesh: Mesh) -> NamedSharding:
-    """Sharding of arrays whose leading axis is that of the runs."""
-    return NamedSharding(mesh, P(RUNS))
+    """Sharding of arrays whose leading axis is that of the runs.
+
+    Where devices share batches instead, every device holds all runs.
+    """
+    return NamedSharding(mesh, P(RUNS) if RUNS in mesh.axis_names else P())
+
+
+def by_image(mesh: Mesh) -> NamedSharding:
+    """Sharding of a batch among devices that share it."""
+    return NamedSharding(mesh, P(BATCH))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

@@ -51,8 +51,8 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
     """Compiles initialization, an epoch and an evaluation, each under `vmap` over runs.
 
     The arrays of the data set go to the device here, once, as uint8. With several devices, runs
-    are shared out among them. Learning rate, c and
-    weight decay are traced: one program serves all their values.
+    are shared out among them, or each batch with the recipe's mesh. Learning rate, c and weight
+    decay are traced: one program serves all their values.
 
     Args:
       recipe: static part of the program.
@@ -64,7 +64,7 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
     """
     start = time.perf_counter()
     by_steps = recipe.convolutional and jax.default_backend() == "cpu"
-    mesh = runs_mesh(1 if by_steps else runs)
+    mesh = recipe.mesh or runs_mesh(1 if by_steps else runs)
     train_images, train_labels, test_images, test_labels = jax.device_put(
         (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
         everywhere(mesh),
@@ -74,10 +74,15 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
     seeds, hyper = jax.device_put((jnp.zeros(runs, jnp.uint32), hyper), by_run(mesh))
 
     def compiled(fn: Any, *arguments: Any, of_runs: int, donate: tuple[int, ...] = ()) -> Any:
-        shared = over_devices(functools.partial(fn, recipe), mesh, len(arguments), of_runs)
+        shared, outputs = functools.partial(fn, recipe), None
+        if recipe.mesh is None:
+            shared = over_devices(shared, mesh, len(arguments), of_runs)
+        else:
+            outputs = everywhere(mesh)
         # Else GPUs would round float32 operands to TF32.
         with jax.default_matmul_precision("float32"):
-            return jax.jit(shared, donate_argnums=donate).lower(*arguments).compile()
+            jitted = jax.jit(shared, donate_argnums=donate, out_shardings=outputs)
+            return jitted.lower(*arguments).compile()
 
     init = compiled(init_states, seeds, hyper, example, of_runs=2)
     states = jax.tree.map(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from enorm_jax import data
 from enorm_jax.cell import Cell
+from enorm_jax.distributed import leads, run_cell_together
 from enorm_jax.fit import Epoch
 from enorm_jax.storage import Folder, TakenError, as_folder
 from enorm_jax.sweep import progress, run_cell
@@ -45,6 +46,8 @@ class Job:
       save_params: whether to keep the parameters after the last epoch.
       compilation_cache: whether compiled programs are kept between processes.
       sweep: a name that no other sweep has.
+      together: whether the devices of all processes share each batch of a cell; then all of them
+        run the job.
     """
 
     dataset: str
@@ -53,6 +56,7 @@ class Job:
     save_params: bool = False
     compilation_cache: bool = True
     sweep: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    together: bool = False
 
     def run(self, cell: Cell, observer: Observer) -> None:
         """Trains a cell in this process, or goes on where it was stopped.
@@ -67,13 +71,13 @@ class Job:
         """
         dataset = load_once(self.dataset, self.data_dir)
         out = as_folder(self.out)  # in this process
-        observer.start(cell, progress(cell, out))
+        observer.start(cell, progress(cell, out) if leads() else 0)
 
         def on_epoch(epoch: Epoch) -> None:
             observer.epoch(cell, dataclasses.replace(epoch, states=None))
 
         try:
-            result = run_cell(
+            result = (run_cell_together if self.together else run_cell)(
                 cell,
                 dataset,
                 out,
@@ -84,7 +88,8 @@ class Job:
         except TakenError:
             observer.taken(cell)
         else:
-            observer.done(cell, result)
+            if result is not None:
+                observer.done(cell, result)
 
 
 # A process that trains cells itself has loaded the data to plan them.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from enorm_jax import devices
 from enorm_jax.training import (
     Carry,
     Recipe,
@@ -64,15 +65,17 @@ def compile_training(
 
         return one
 
-    begin = jax.jit(start).lower(_one_of(states), seeds[0], epoch).compile()
-    begun = jax.eval_shape(start, _one_of(states), seeds[0], epoch)
+    everywhere = _everywhere(recipe)
+    shapes = everywhere((_one_of(states), seeds[0], epoch))
+    begin = _compiled(recipe, start, *shapes)
+    begun = everywhere(jax.eval_shape(start, *shapes))
     steps = {
-        size: jax.jit(step(size), donate_argnums=0)
-        .lower(*begun, jnp.int32(0), images, labels)
-        .compile()
+        size: _compiled(
+            recipe, step(size), *begun, *everywhere((jnp.int32(0), images, labels)), donate=(0,)
+        )
         for size in dict.fromkeys(sizes)
     }
-    end = jax.jit(lambda carry: last_state(recipe, carry)).lower(begun[0]).compile()
+    end = _compiled(recipe, lambda carry: last_state(recipe, carry), begun[0])
 
     def train(
         states: TrainState, seeds: jax.Array, epoch: jax.Array, images: jax.Array, labels: jax.Array
@@ -117,12 +120,12 @@ def compile_evaluation(
 
         return totals
 
-    shapes = _one_of(states), jnp.int32(0), images, labels
+    shapes = _everywhere(recipe)((_one_of(states), jnp.int32(0), images, labels))
     parts = {
-        size: jax.jit(part(size)).lower(*shapes).compile()
+        size: _compiled(recipe, part(size), *shapes)
         for size in {min(batch, count - first) for first in firsts}
     }
-    norms = jax.jit(lambda state: kernel_norms(state.params)).lower(shapes[0]).compile()
+    norms = _compiled(recipe, lambda state: kernel_norms(state.params), shapes[0])
 
     def test(
         states: TrainState, images: jax.Array, labels: jax.Array
@@ -139,6 +142,21 @@ def compile_evaluation(
         return _stacked(found)
 
     return test
+
+
+def _everywhere(recipe: Recipe) -> Callable[[Any], Any]:
+    """Function from arrays to their shapes, on all devices that share a batch if some do."""
+    sharding = None if recipe.mesh is None else devices.everywhere(recipe.mesh)
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return lambda tree: jax.tree.map(shape, tree)
+
+
+def _compiled(recipe: Recipe, fn: Any, *arguments: Any, donate: tuple[int, ...] = ()) -> Any:
+    outputs = None if recipe.mesh is None else devices.everywhere(recipe.mesh)
+    return jax.jit(fn, donate_argnums=donate, out_shardings=outputs).lower(*arguments).compile()
 
 
 def _one_of(states: TrainState) -> TrainState:

@@ -13,19 +13,21 @@ from enorm_jax import networks
 from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset, held_out, with_inputs
-from enorm_jax.fit import Epoch, compile_program, fit
+from enorm_jax.devices import batch_mesh
+from enorm_jax.fit import Epoch, Program, compile_program, fit
 from enorm_jax.history import History, final, new_history, record
 from enorm_jax.results import provenance, write_json
 from enorm_jax.storage import Folder, claim, remove_unfinished
 from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 
 
-def recipe(cell: Cell, dataset: Dataset) -> Recipe:
+def recipe(cell: Cell, dataset: Dataset, together: bool = False) -> Recipe:
     """The static part of a cell's program.
 
     Args:
       cell: the cell.
       dataset: its data.
+      together: whether all devices of all processes share each batch.
 
     Returns:
       A `Recipe`; cells that differ only in learning rate, c, weight decay and seeds share it.
@@ -44,6 +46,7 @@ def recipe(cell: Cell, dataset: Dataset) -> Recipe:
         softmax=cell.softmax,
         augmentation=networks.crops(cell, image),
         convolutional=cell.network != "fc",
+        mesh=batch_mesh() if together else None,
     )
 
 
@@ -55,6 +58,8 @@ def run_cell(
     save_params: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     owner: str | None = None,
+    together: bool = False,
+    on_claim: Callable[[bytes], None] = lambda checkpoint: None,
 ) -> dict[str, Any]:
     """Trains a cell's seeds in parallel and writes its file, going on where it was stopped.
 
@@ -68,6 +73,9 @@ def run_cell(
       save_params: whether to keep the parameters after the last epoch.
       on_epoch: called after each epoch, for display.
       owner: name of the sweep that gives the cell to one process at a time, as for `claim`.
+      together: whether all devices of all processes share each batch; then every process must
+        call this, as `enorm_jax.distributed.run_cell_together` does.
+      on_claim: called before training with the checkpoint that it goes on from, or with nothing.
 
     Returns:
       The content of the cell's file.
@@ -94,7 +102,9 @@ def run_cell(
         if cell.result_path(folder).exists():
             return json.loads(cell.result_path(folder).read_text(encoding="utf-8"))
         remove_unfinished(folder, cell.stem)
-        result = _run(cell, dataset, folder, save_params, on_epoch)
+        path = cell.checkpoint_path(folder)
+        on_claim(path.read_bytes() if path.exists() else b"")
+        result = _run(cell, dataset, folder, save_params, on_epoch, together)
         # Whoever opened it before finds the cell done.
         cell.lock_path(folder).unlink(missing_ok=True)
     return result
@@ -106,6 +116,7 @@ def _run(
     folder: Folder,
     save_params: bool,
     on_epoch: Callable[[Epoch], None],
+    together: bool,
 ) -> dict[str, Any]:
     """Trains a cell that no other process is training."""
     attempts, origins, states = _load_checkpoint(cell, dataset, folder)
@@ -118,7 +129,8 @@ def _run(
             attempts.append(new_history(seeds))
             states = None
         if number == len(attempts) - 1:
-            states = _train(cell, dataset, folder, attempts, origins, states, on_epoch)
+            program = functools.partial(_program, recipe(cell, dataset, together), dataset)
+            states = _train(cell, program, folder, attempts, origins, states, on_epoch)
             # Kept between attempts in any case, since a later run may want the parameters.
             _save_params(cell, folder, states, lost)
         lost = [i for i, d in zip(lost, attempts[number]["diverged"], strict=True) if d]
@@ -153,7 +165,7 @@ def progress(cell: Cell, folder: Folder) -> int:
 
 def _train(
     cell: Cell,
-    dataset: Dataset,
+    compile_for: Callable[[int], Program],
     folder: Folder,
     attempts: list[History],
     origins: list[dict[str, Any]],
@@ -167,7 +179,7 @@ def _train(
         return states
     runs = len(history["seeds"])
     start = time.perf_counter()
-    program = _program(recipe(cell, dataset), dataset, runs)
+    program = compile_for(runs)
     history["compile_seconds"] = time.perf_counter() - start
     hyper = _hyper(cell, runs)
     resume = None if states is None else (done, states)

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
 from enorm_jax.augment import Augmentation
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
+from enorm_jax.devices import by_image
 from enorm_jax.inputs import Standardize
 from enorm_jax.methods import ENorm
 from enorm_jax.optimizer import Optimizer, Schedule, schedule, sgd
@@ -45,6 +47,8 @@ class Recipe:
       augmentation: of training images, and the crop of test images; None for neither.
       convolutional: whether the model has convolutions, which want one run after another, and on
         a CPU one step after another, each a program of its own (`enorm_jax.stepwise`).
+      mesh: devices that share each batch, as of `enorm_jax.devices.batch_mesh`; parameters are
+        the same on all, statistics over a batch are over all of it. None for one device a run.
     """
 
     model: nn.Module
@@ -59,6 +63,7 @@ class Recipe:
     softmax: bool = False
     augmentation: Augmentation | None = None
     convolutional: bool = False
+    mesh: Mesh | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -164,7 +169,7 @@ def train_step(
     Returns:
       The state after the step, and the batch's mean cross-entropy (nats) before it.
     """
-    state, loss = _descend(recipe, state, images, labels)
+    state, loss = _descend(recipe, state, *_shared(recipe, images, labels))
     return _rescaled(recipe, state, _scales(recipe, state)), loss
 
 
@@ -247,11 +252,11 @@ def step_of_epoch(
       What is left to the next step, and the batch's mean loss.
     """
     before = _rescaled(recipe, *carry)
-    batch = images[index]
+    batch, targets = _shared(recipe, images[index], labels[index])
     if recipe.augmentation is not None:
         # An image comes once an epoch, so that the first one's number tells batches apart.
         batch = recipe.augmentation(jax.random.fold_in(key, 1 + index[0]), batch)
-    state, loss = _descend(recipe, before, batch, labels[index])
+    state, loss = _descend(recipe, before, batch, targets)
     return (state, _scales(recipe, state)), loss
 
 
@@ -296,6 +301,7 @@ def batch_totals(
     Returns:
       Sum of the losses and number of images that are classified right, scalars.
     """
+    images, labels = _shared(recipe, images, labels)
     if recipe.augmentation is not None:
         images = recipe.augmentation.centre(images)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -385,6 +391,13 @@ def batch_loss(
     variables = {"params": params, "batch_stats": batch_stats}
     logits, new = recipe.model.apply(variables, inputs, train=True, mutable=["batch_stats"])
     return _losses(recipe, logits, labels).mean(), new.get("batch_stats", {})
+
+
+def _shared(recipe: Recipe, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A batch, shared out among the recipe's devices."""
+    if recipe.mesh is None:
+        return images, labels
+    return jax.lax.with_sharding_constraint((images, labels), by_image(recipe.mesh))
 
 
 def _losses(recipe: Recipe, outputs: jax.Array, labels: jax.Array) -> jax.Array:

@@ -148,6 +148,17 @@ def run_arguments(p: cli.Parser, out: str) -> None:
         help="GPUs that a cell takes, likewise; with ray a fraction shares one",
     )
     p.add_argument(
+        "--data-parallel",
+        action="store_true",
+        help="share each batch out among all devices, instead of seeds: for one large network",
+    )
+    p.add_argument(
+        "--distributed",
+        metavar="HOST:PORT,PROCESSES,RANK",
+        help="likewise among the devices of several processes, each of which runs this command "
+        "with its own rank; auto under Slurm, Open MPI or Kubernetes",
+    )
+    p.add_argument(
         "--slurm",
         type=cli.option,
         nargs="+",

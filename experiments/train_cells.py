@@ -17,6 +17,7 @@ from enorm_jax.compilation import keep_compiled
 from enorm_jax.cost import cell_memory, cell_rate, epoch_work
 from enorm_jax.data import held_out
 from enorm_jax.display import Display, title
+from enorm_jax.distributed import from_first, join, leads
 from enorm_jax.executors import Executor
 from enorm_jax.jobs import Job, load_once
 from enorm_jax.methods import make_method
@@ -46,16 +47,26 @@ def train(
     Returns:
       The cells asked for, trained unless `args.dry_run`.
     """
+    if args.distributed:  # before JAX looks for devices
+        join(args.distributed)
+        args.data_parallel = True
+        console.quiet = not leads()
     keep_compiled(args.compilation_cache)
     dataset = load_once(args.dataset, args.data_dir)
     if getattr(args, "precision", None) == "auto":
-        args.precision = fastest_precision()
+        args.precision = from_first(fastest_precision)
         console.print(f"matrix products in {args.precision}, which is faster here")
     engine, address = args.executor
+    if args.data_parallel and (engine != "local" or args.workers not in (None, 1)):
+        raise cli.InputError(
+            "--data-parallel and --distributed train one cell at a time, on all devices: leave out "
+            "--executor and --workers"
+        )
+    default = 1 if args.data_parallel else default_workers() if engine == "local" else None
     executor = Executor(
         engine,
         address,
-        workers=args.workers or (default_workers() if engine == "local" else None),
+        workers=args.workers or default,
         cpus=args.cpus_per_cell,
         gpus=args.gpus_per_cell,
         options=dict(args.slurm),
@@ -66,6 +77,8 @@ def train(
         dry_run(wanted, dataset, args.out, executor.workers or 1, console)
     else:
         run(args, wanted, dataset, executor, console)
+    if not leads():
+        raise SystemExit(0)  # the first process reports
     return wanted
 
 
@@ -79,7 +92,8 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bo
         check_groups(cell, dataset)
     if args.save_params and any(cell.select == "best" for cell in wanted):
         raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
-    check_writable(args.out)
+    if leads():
+        check_writable(args.out)
 
 
 def check_size(cell: Cell, images: int, one_image: bool) -> None:
@@ -201,16 +215,27 @@ def run(
         out=args.out,
         save_params=args.save_params,
         compilation_cache=args.compilation_cache,
+        together=args.data_parallel,
     )
     with Display(console, todo, lambda cell: epoch_work(cell, dataset)) as display:
         dataclasses.replace(executor, workers=workers).run(todo, job, display)
 
 
+def left_seeds(out: Folder, wanted: list[Cell]) -> list[list[int]]:
+    """For each cell the seeds that no result has yet."""
+    results = read_results(out)
+    cells = [without_done_seeds(cell, results) for cell in wanted]
+    return [list(cell.seeds) if cell else [] for cell in cells]
+
+
 def remaining(args: Any, wanted: list[Cell], console: Console) -> list[Cell]:
     """The cells, or seeds of cells, that are left to run; says what is done before."""
-    results = read_results(args.out)
-    todo = [left for cell in wanted if (left := without_done_seeds(cell, results))]
-    done = [cell for cell in wanted if without_done_seeds(cell, results) is None]
+    seeds = from_first(lambda: left_seeds(args.out, wanted))
+    pairs = list(zip(wanted, seeds, strict=True))
+    todo = [dataclasses.replace(cell, seeds=tuple(left)) for cell, left in pairs if left]
+    if not leads():
+        return todo
+    done = [cell for cell, left in pairs if not left]
     for cell in done:  # a run killed just before it could clean up
         cell.checkpoint_path(args.out).unlink(missing_ok=True)
     if done:

@@ -1,0 +1,133 @@
+"""One network over the devices of several processes, on one host or many.
+
+All processes run the same program. The first one claims cells, reads and writes their files, and
+tells the others what to start from; the others write nothing that stays.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from enorm_jax.cell import Cell
+from enorm_jax.data import Dataset
+from enorm_jax.errors import InputError
+from enorm_jax.fit import Epoch
+from enorm_jax.storage import Folder, write_whole
+from enorm_jax.sweep import run_cell
+
+
+def join(where: str) -> None:
+    """Joins the processes that train together, before JAX is used for anything else.
+
+    Args:
+      where: ``auto`` under Slurm, Open MPI, Kubernetes or on a TPU pod, which tell JAX the rest;
+        else ``HOST:PORT,PROCESSES,RANK``, the first process's address, how many there are, and
+        which of them this is, from 0.
+
+    Raises:
+      InputError: if the text is neither, or the processes do not find each other.
+    """
+    parts = where.split(",")
+    if where != "auto" and not (len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()):
+        raise InputError(
+            f"--distributed {where}: write auto, or HOST:PORT,PROCESSES,RANK such as "
+            "10.0.0.1:1234,2,0"
+        )
+    try:
+        if where == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(parts[0], int(parts[1]), int(parts[2]))
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--distributed {where}: the processes do not find each other ({first}); give "
+            "HOST:PORT,PROCESSES,RANK"
+        ) from None
+
+
+def leads() -> bool:
+    """Whether this process is the first, which reads, writes and reports."""
+    return jax.process_index() == 0
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What the first process makes, on all of them.
+
+    Args:
+      make: called in the first process alone; returns what JSON can hold.
+
+    Returns:
+      What it returned.
+
+    Example:
+      >>> from enorm_jax.distributed import from_first
+      >>> from_first(lambda: [1, 2])
+      [1, 2]
+    """
+    return json.loads(_bytes_from_first(json.dumps(make()).encode() if leads() else b""))
+
+
+def run_cell_together(
+    cell: Cell,
+    dataset: Dataset,
+    folder: Folder,
+    *,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    **options: Any,
+) -> dict[str, Any] | None:
+    """`run_cell` by all processes, each batch shared out among all devices.
+
+    Args:
+      cell: the cell.
+      dataset: its data, whole in every process.
+      folder: where the first process writes.
+      on_epoch: called after each epoch, for display, in every process.
+      **options: as for `run_cell`.
+
+    Returns:
+      The content of the cell's file; None in the other processes if the first has not trained.
+
+    Raises:
+      TakenError: in the first process, if another sweep is training the cell.
+      OSError, InputError: as `run_cell`.
+    """
+    if leads():
+        told = False
+
+        def tell(checkpoint: bytes) -> None:
+            nonlocal told
+            told = True
+            _bytes_from_first(b"train" + checkpoint)
+
+        try:
+            return run_cell(
+                cell, dataset, folder, on_epoch=on_epoch, on_claim=tell, together=True, **options
+            )
+        finally:
+            if not told:  # taken, done, or a fault
+                _bytes_from_first(b"leave")
+    word = _bytes_from_first(b"")
+    if word == b"leave":
+        return None
+    with tempfile.TemporaryDirectory() as own:
+        if checkpoint := word.removeprefix(b"train"):
+            write_whole(cell.checkpoint_path(Path(own)), checkpoint)
+        return run_cell(cell, dataset, Path(own), on_epoch=on_epoch, together=True, **options)
+
+
+def _bytes_from_first(content: bytes) -> bytes:
+    """The first process's bytes, on all processes."""
+    if jax.process_count() == 1:
+        return content
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    buffer = np.zeros(size, np.uint8)
+    if leads():
+        buffer[:] = np.frombuffer(content, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer)).astype(np.uint8).tobytes()

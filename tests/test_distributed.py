@@ -1,0 +1,146 @@
+"""One network over several devices, and over several processes: the loss of one."""
+
+import dataclasses
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sweeps import CELL, Log, job
+
+from enorm_jax.distributed import join
+from enorm_jax.errors import InputError
+from enorm_jax.results import read_results
+
+ROOT = pathlib.Path(__file__).parents[1]
+# 1,437 images: a last batch of 157, which neither two nor four devices share evenly.
+DENSE = dataclasses.replace(CELL, depth=2, epochs=3)
+RESNET = dataclasses.replace(
+    CELL, method="bn", network="resnet", depth=8, width=4, epochs=1, momentum=0.9, c=None
+)
+
+
+@pytest.fixture(autouse=True)
+def _same_compilation(monkeypatch):
+    """Other processes compile as conftest.py has this one do."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one device makes of the cells."""
+    folder = tmp_path_factory.mktemp("alone")
+    for cell in (DENSE, RESNET):
+        job(folder).run(cell, Log())
+    return {result["network"]: result for result in read_results(folder)}
+
+
+def same(result, expected):
+    for name, tolerance in (("train_loss", 1e-4), ("kernel_norms", 1e-4), ("test_loss", 1e-3)):
+        np.testing.assert_allclose(
+            result["curves"][name], expected["curves"][name], rtol=tolerance, err_msg=name
+        )
+
+
+FOUR_DEVICES = """
+import sys
+from pathlib import Path
+import jax
+import jax.numpy as jnp
+from enorm_jax.data import load
+from enorm_jax.fit import train_runs
+from enorm_jax.sweep import recipe
+from enorm_jax.training import hyperparameters, init_states
+sys.path.insert(0, sys.argv[1])
+from sweeps import Log, job
+from test_distributed import DENSE, RESNET
+assert jax.device_count() == 4
+for cell in (DENSE, RESNET):
+    job(Path(sys.argv[2]), together=True).run(cell, Log())
+
+# Each device has seen a fourth of a batch, and gradients were added up.
+digits = load("digits")
+own = recipe(DENSE, digits, together=True)
+seeds = jnp.zeros(1, jnp.uint32)
+hyper = hyperparameters(1, learning_rate=0.1, c=1.2, weight_decay=0.0)
+states = init_states(own, seeds, hyper, digits.train_images[:1])
+epoch = jax.jit(train_runs, static_argnums=0)
+data = digits.train_images, digits.train_labels
+text = epoch.lower(own, states, seeds, jnp.int32(0), *data).compile().as_text()
+assert "all-reduce" in text
+assert "f32[64,64]" in text
+assert "f32[256,64]" not in text
+"""
+
+
+def test_four_devices_that_share_each_batch_train_as_one(tmp_path, alone):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, "-c", FOUR_DEVICES, str(ROOT / "tests"), str(tmp_path)],
+        capture_output=True, text=True, env=os.environ | flags,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for result in read_results(tmp_path):
+        assert result["device"]["count"] == 4
+        same(result, alone[result["network"]])
+
+
+class Stopped(Exception):
+    """What ends a process."""
+
+
+def test_two_processes_go_on_where_one_stopped_and_train_as_one(tmp_path, alone):
+    def stop(cell):
+        raise Stopped
+
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    with pytest.raises(Stopped):
+        job(out).run(DENSE, Log(stop))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        sys.executable, str(ROOT / "experiments" / "fc_sweep.py"), "--dataset", "digits",
+        "--method", DENSE.method, "--depths", "2", "--width", str(DENSE.width), "--lr", "0.05",
+        "--epochs", str(DENSE.epochs), "--no-compilation-cache",
+    ]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [*command, "--out", str(folder), "--distributed", f"{address},2,{rank}"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank, folder in enumerate((out, elsewhere))
+    ]  # fmt: skip
+    texts = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert "going on after epoch 1" in texts[0]
+    assert "accuracy" not in texts[1]  # one of them reports
+    assert not elsewhere.exists()  # and writes
+    (result,) = read_results(out)
+    assert result["device"]["count"] == 2
+    same(result, alone["fc"])
+
+
+def test_processes_that_cannot_join_are_one_line():
+    for where in ("here", "10.0.0.1:1234", "10.0.0.1:1234,2", "a,b,c"):
+        with pytest.raises(InputError, match="write auto, or HOST:PORT,PROCESSES,RANK"):
+            join(where)
+    script = ROOT / "experiments" / "fc_sweep.py"
+    command = [sys.executable, script, "--dataset", "digits", "--method", "bn", "--distributed"]
+    done = subprocess.run([*command, "auto"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "the processes do not find each other" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_data_parallel_run_trains_one_cell_at_a_time(tmp_path):
+    script = ROOT / "experiments" / "fc_sweep.py"
+    command = [sys.executable, script, "--dataset", "digits", "--method", "bn", "--data-parallel"]
+    done = subprocess.run(
+        [*command, "--workers", "2", "--out", tmp_path], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "leave out --executor and --workers" in done.stderr
