@@ -16,13 +16,14 @@ import numpy as np
 from enorm_jax.cell import Cell
 from enorm_jax.checkpoint import read_metadata
 from enorm_jax.compilation import keep_compiled
+from enorm_jax.cores import available_cores
 from enorm_jax.errors import InputError
 from enorm_jax.fit import Epoch
 from enorm_jax.jobs import ATTEMPTS, Job, Observer
 from enorm_jax.storage import Folder, is_bucket
 from enorm_jax.sweep import progress
 
-POLL_SECONDS = 5.0
+POLL_SECONDS = 2.0
 # A day; --slurm time=... asks for another limit.
 MINUTES = 24 * 60
 
@@ -64,10 +65,15 @@ def run_on_slurm(
     task = _Task(job)
     deaths: collections.Counter[Cell] = collections.Counter()
     followed = {cell: _Follower(cell, job.out, observer) for cell in cells}
-    running: dict[Any, Cell] = {}
+    waiting, running = list(cells), dict[Any, Cell]()
+    # Slurm lets tasks wait; its stand-ins start all that they are given.
+    at_most = len(cells) if cluster is None else at_once or max(1, len(available_cores()))
     try:
-        running |= zip(_submitted(submitit, executor, task, cells), cells, strict=True)
-        while running:
+        while waiting or running:
+            now = waiting[: at_most - len(running)]
+            if now:
+                del waiting[: len(now)]
+                running |= zip(_submitted(submitit, executor, task, now), now, strict=True)
             for own, cell in list(running.items()):
                 followed[cell].look()
                 if not own.done():
@@ -76,20 +82,16 @@ def run_on_slurm(
                 outcome = _outcome(submitit, own)
                 # Taken, by its own old task: that of a lost node lives on for a while.
                 if outcome is None and deaths[cell]:
-                    running |= zip(
-                        _submitted(submitit, executor, task, [cell]), [cell], strict=True
-                    )
-                    continue
-                if followed[cell].take(outcome):
-                    continue
-                deaths[cell] += 1
-                if deaths[cell] == ATTEMPTS:
-                    raise InputError(
-                        f"the task that trains {cell.stem} died {ATTEMPTS} times: its logs lie in "
-                        f"{executor.folder}"
-                    )
-                followed[cell].died()
-                running |= zip(_submitted(submitit, executor, task, [cell]), [cell], strict=True)
+                    waiting.append(cell)
+                elif not followed[cell].take(outcome):
+                    deaths[cell] += 1
+                    if deaths[cell] == ATTEMPTS:
+                        raise InputError(
+                            f"the task that trains {cell.stem} died {ATTEMPTS} times: its logs "
+                            f"lie in {executor.folder}"
+                        )
+                    followed[cell].died()
+                    waiting.insert(0, cell)
             if running:
                 time.sleep(POLL_SECONDS)
     finally:

@@ -88,6 +88,22 @@ def test_cells_that_another_sweep_trains_are_left_to_it_and_faults_are_told(tmp_
         debug.run([CELL], job(tmp_path), Log())
 
 
+def test_stand_ins_train_no_more_at_once_than_asked_for(tmp_path, monkeypatch):
+    given = []
+    submitted = slurm_executor._submitted
+
+    def counting(submitit, executor, task, cells):
+        given.append(len(cells))
+        return submitted(submitit, executor, task, cells)
+
+    monkeypatch.setattr(slurm_executor, "_submitted", counting)
+    cells = [dataclasses.replace(CELL, epochs=1, learning_rate=0.01 * n) for n in (1, 2, 3)]
+    log = Log()
+    Executor("slurm", "debug", workers=2).run(cells, job(tmp_path), log)
+    assert given[0] == 2
+    assert sum(given) == log.told["done"] == 3
+
+
 def test_a_preempted_task_asks_for_itself_again(tmp_path):
     task = slurm_executor._Task(job(tmp_path))
     again = task.checkpoint(CELL)
