@@ -1,0 +1,231 @@
+"""The page on scale: what scale.py measured, and what it predicts from it."""
+
+from typing import Any
+
+import numpy as np
+from cluster_model import Cluster, Outcome, play
+
+from enorm_jax.methods import STUDY
+
+EPOCHS, SEEDS = 60, 3
+DEPTHS = tuple(range(1, 20, 2))
+
+# Assumed, not measured: there is no cluster and no GPU here.
+QUEUE_SECONDS = 60.0  # until Slurm starts an array job
+RARE, OFTEN = 1 / 1000, 1 / 24  # failures of a node an hour: one's own, and preemptible ones
+GPU_OPERATIONS, GPU_BYTES, GPU_LAUNCH = 30e12, 2e12, 4e-6  # float32 a second; bytes; seconds
+GPU_KERNELS_A_LAYER = 25
+GPU_START = 45.0  # process, data, compiling
+
+
+def study(benchmark: dict[str, Any], precision: str = "float32") -> list[tuple[float, int]]:
+    """The cells of figures 2 and 3: seconds per epoch with its test pass, and epochs.
+
+    Biases cost nothing to speak of; what lies between the benchmark's depths is interpolated.
+    """
+    measured = {depth["depth"]: depth["contenders"] for depth in benchmark["depths"]}
+    cells = []
+    for method in STUDY:
+        seconds = [
+            entry["seconds_per_epoch"] + entry["test_pass_seconds"]
+            for depth in sorted(measured)
+            for entry in [measured[depth][f"{method} {precision}"]]
+        ]
+        for depth in DEPTHS:
+            each = float(np.interp(depth, sorted(measured), seconds))
+            cells += [(each, EPOCHS)] * SEEDS * 2  # without bias and with
+    return cells
+
+
+def on_gpu(depth: int) -> float:
+    """Seconds per epoch of one network on one GPU, by a roofline and the time of launches."""
+    weights = 3072 * 500 + depth * 500**2 + 5000
+    steps = 196
+    operations = 6 * weights * 50_000 / GPU_OPERATIONS
+    moved = steps * 6 * 4 * weights / GPU_BYTES
+    launches = steps * (depth + 2) * GPU_KERNELS_A_LAYER * GPU_LAUNCH
+    return max(operations, moved, launches)
+
+
+def hours(seconds: float) -> str:
+    """A duration for people."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def typical(cells: list[tuple[float, int]], cluster: Cluster) -> Outcome:
+    """The middle one of nine plays, by their durations."""
+    return sorted((play(cells, cluster, seed) for seed in range(9)), key=lambda o: o.seconds)[4]
+
+
+def measured_table(found: dict[str, Any]) -> list[str]:
+    """What every engine costs here."""
+    lines = [
+        "| engine | cells an hour | seconds a cell | of them: epochs | once a sweep (s) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, engine in found["engines"].items():
+        lines.append(
+            f"| {name} | {engine['cells_per_hour']} | {engine['seconds_per_cell']:.2f} | "
+            f"{engine['training_seconds'] / slots(name):.2f} | {engine['start_seconds']:.1f} |"
+        )
+    return lines
+
+
+def slots(name: str) -> int:
+    """How many cells an engine trained at once."""
+    return 1 if name == "local, 1 worker" else 2
+
+
+def overhead(engine: dict[str, Any], name: str) -> float:
+    """Seconds of a slot that a cell takes beside its epochs, test passes included."""
+    return slots(name) * engine["seconds_per_cell"] - engine["training_seconds"]
+
+
+def engines(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What an engine costs in the model: seconds to start, and of a cell."""
+    own = found["engines"]
+    return {
+        name: {"start": own[key]["start_seconds"] + wait, "per_cell": overhead(own[key], key)}
+        for name, key, wait in (
+            ("local", "local, 2 workers", 0.0),
+            ("ray", "ray", 0.0),
+            ("slurm", "slurm:local", QUEUE_SECONDS),
+        )
+    }
+
+
+def predicted_table(found: dict[str, Any], benchmark: dict[str, Any]) -> list[str]:
+    """The study on clusters."""
+    cost = engines(found)
+    cells = study(benchmark)
+    gpu = [(on_gpu(depth), EPOCHS) for depth in DEPTHS for _ in range(len(STUDY) * SEEDS * 2)]
+    lines = [
+        "| | engine | failures of a node | time | slots busy with epochs | epochs lost |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows: list[tuple[str, str, list[tuple[float, int]], Cluster]] = [
+        ("this machine, 2 workers", "local", cells, Cluster(1, 2, **cost["local"])),
+    ]
+    for engine in ("ray", "slurm"):
+        for rate in (RARE, OFTEN):
+            rows.append(
+                (
+                    "100 such machines",
+                    engine,
+                    cells,
+                    Cluster(100, 2, **cost[engine], failures=rate),
+                )
+            )
+    one = {"start": cost["ray"]["start"], "per_cell": GPU_START}
+    rows += [
+        ("8 GPUs, a cell each", "ray", gpu, Cluster(8, 1, **one, failures=RARE)),
+        ("8 GPUs, four cells each", "ray", gpu, Cluster(8, 4, **one, failures=RARE)),
+    ]
+    for name, engine, work, cluster in rows:
+        outcome = typical(work, cluster)
+        every = f"every {1 / cluster.failures:.0f} h" if cluster.failures else "none"
+        lines.append(
+            f"| {name} | {engine} | {every} | {hours(outcome.seconds)} | {outcome.busy:.0%} | "
+            f"{hours(outcome.lost)} |"
+        )
+    return lines
+
+
+def break_even(found: dict[str, Any], engine: str, nodes: int, each: float) -> int | None:
+    """The least number of cells of so many seconds for which an engine beats one machine."""
+    cost = engines(found)
+    for cells in range(1, 2001):
+        work = [(each / EPOCHS, EPOCHS)] * cells
+        alone = play(work, Cluster(1, 2, **cost["local"])).seconds
+        if play(work, Cluster(nodes, 2, **cost[engine])).seconds < alone:
+            return cells
+    return None
+
+
+def break_even_table(found: dict[str, Any]) -> list[str]:
+    """When each engine pays."""
+    lengths = {"10 s": 10.0, "1 min": 60.0, "10 min": 600.0}
+    lines = [
+        "| engine, machines of 2 cores | " + " | ".join(f"cells of {t}" for t in lengths) + " |",
+        "|---|" + "---|" * len(lengths),
+    ]
+    for engine in ("ray", "slurm"):
+        for nodes in (2, 10):
+            least = [break_even(found, engine, nodes, each) for each in lengths.values()]
+            lines.append(f"| {engine}, {nodes} | " + " | ".join(map(str, least)) + " |")
+    return lines
+
+
+def written(found: dict[str, Any], benchmark: dict[str, Any]) -> str:
+    """The page.
+
+    Args:
+      found: content of scale.json.
+      benchmark: content of benchmark.json.
+
+    Returns:
+      Markdown.
+    """
+    own = found["engines"]
+    ray, local, slurm = own["ray"], own["local, 2 workers"], own["slurm:local"]
+    gain = own["local, 1 worker"]["seconds_per_cell"] / local["seconds_per_cell"]
+    cells = study(benchmark)
+    core_hours = sum(each * epochs for each, epochs in cells) / 3600
+    device = found["device"]
+    text = [
+        "# Beyond one machine",
+        "",
+        "Written by `experiments/scale.py`; nothing here is typed by hand but the sentences.",
+        "",
+        "## Measured",
+        "",
+        f"On {device['cpus']} cores of an {device['kind']}, nothing else running: sweeps of 4 and "
+        f"of 12 cells of `fc_sweep.py {found['sweep']}`, each {found['rounds']} times, medians. "
+        "The difference of the two is the cost of a cell, the rest what a sweep costs once. Data "
+        "and compiled programs were in their caches.",
+        "",
+        *measured_table(found),
+        "",
+        f"- Two workers get {gain:.2f} times as many cells through as one; their cells are short "
+        "here, so that starting counts.",
+        f"- A cell takes {overhead(local, 'local, 2 workers'):.1f} s of its worker beside its "
+        "epochs (test passes, checkpoints after each epoch, the result), "
+        f"{overhead(ray, 'ray'):.1f} s with Ray and {overhead(slurm, 'slurm:local'):.1f} s with "
+        "submitit, which starts a process a cell: imports, data, and reading the compiled "
+        "program.",
+        f"- Ray's cluster of one machine takes {ray['start_seconds'] - local['start_seconds']:.0f} "
+        "s to start; an existing one, less.",
+        "- Ray runs its workers at niceness 15 (`RAY_worker_niceness`): on a machine that does "
+        "other work too, they starve. Here they ran at 0.",
+        "",
+        "## Predicted",
+        "",
+        f"Figures 2 and 3 at {SEEDS} seeds: {len(cells)} cells of {EPOCHS} epochs, "
+        f"{core_hours:.0f} hours of a core in float32 by the benchmark. Played through by "
+        "`cluster_model.py` (longest cell first; a node that fails comes back after ten minutes; "
+        "its cells go on from their last epochs elsewhere), the middle one of nine plays. "
+        "Assumed, since there was none to measure on: Slurm's queue takes "
+        f"{QUEUE_SECONDS:.0f} s; a GPU does {GPU_OPERATIONS / 1e12:.0f} TFLOP/s in float32 on "
+        f"these products, moves {GPU_BYTES / 1e12:.0f} TB/s, launches a kernel in "
+        f"{GPU_LAUNCH * 1e6:.0f} µs, {GPU_KERNELS_A_LAYER} a layer and step, which is what limits "
+        f"it; a cell takes {GPU_START:.0f} s to start there; cells that share a GPU do not slow "
+        "each other, launches being the limit.",
+        "",
+        *predicted_table(found, benchmark),
+        "",
+        "The longest cell bounds what more machines can gain; where a study has fewer cells than "
+        "slots, give seeds to cells of their own (`--seeds 0-0`, `1-1`, ...).",
+        "",
+        "## When each engine pays",
+        "",
+        "The least number of cells for which an engine on so many machines of 2 cores is faster "
+        "than this machine alone:",
+        "",
+        *break_even_table(found),
+        "",
+        "One machine: the local executor, always. A few machines that are yours, or preemptible "
+        "ones: Ray, which also shows all progress as it happens. A cluster that has a queue: "
+        "Slurm, which needs nothing else running, and costs a start a cell.",
+        "",
+    ]
+    return "\n".join(text)
