@@ -106,16 +106,11 @@ def predicted_table(found: dict[str, Any], benchmark: dict[str, Any]) -> list[st
     rows: list[tuple[str, str, list[tuple[float, int]], Cluster]] = [
         ("this machine, 2 workers", "local", cells, Cluster(1, 2, **cost["local"])),
     ]
-    for engine in ("ray", "slurm"):
-        for rate in (RARE, OFTEN):
-            rows.append(
-                (
-                    "100 such machines",
-                    engine,
-                    cells,
-                    Cluster(100, 2, **cost[engine], failures=rate),
-                )
-            )
+    rows += [
+        ("100 such machines", engine, cells, Cluster(100, 2, **cost[engine], failures=rate))
+        for engine in ("ray", "slurm")
+        for rate in (RARE, OFTEN)
+    ]
     one = {"start": cost["ray"]["start"], "per_cell": GPU_START}
     rows += [
         ("8 GPUs, a cell each", "ray", gpu, Cluster(8, 1, **one, failures=RARE)),
