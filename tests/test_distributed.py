@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sweeps import CELL, Log, job
 
+import micro_batch
 from enorm_jax.distributed import join
 from enorm_jax.errors import InputError
 from enorm_jax.results import read_results
@@ -92,21 +93,23 @@ class Stopped(Exception):
     """What ends a process."""
 
 
-def test_two_processes_go_on_where_one_stopped_and_train_as_one(tmp_path, alone):
+def test_two_processes_go_on_where_one_stopped_and_train_a_resnet_as_one(tmp_path):
     def stop(cell):
         raise Stopped
 
-    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    alone, out, elsewhere = (tmp_path / name for name in ("alone", "out", "elsewhere"))
+    arguments = [
+        "--dataset", "digits", "--method", "enorm+bn", "--width", "4", "--batch-sizes", "64",
+        "--train-images", "161", "--epochs", "2", "--seeds", "1",
+    ]  # fmt: skip
+    (cell,) = micro_batch.cells(micro_batch.parser().parse_args(arguments))
+    job(alone).run(cell, Log())
     with pytest.raises(Stopped):
-        job(out).run(DENSE, Log(stop))
+        job(out).run(cell, Log(stop))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        sys.executable, str(ROOT / "experiments" / "fc_sweep.py"), "--dataset", "digits",
-        "--method", DENSE.method, "--depths", "2", "--width", str(DENSE.width), "--lr", "0.05",
-        "--epochs", str(DENSE.epochs), "--no-compilation-cache",
-    ]  # fmt: skip
+    command = [sys.executable, micro_batch.__file__, *arguments, "--no-compilation-cache"]
     processes = [
         subprocess.Popen(
             [*command, "--out", str(folder), "--distributed", f"{address},2,{rank}"],
@@ -119,9 +122,9 @@ def test_two_processes_go_on_where_one_stopped_and_train_as_one(tmp_path, alone)
     assert "going on after epoch 1" in texts[0]
     assert "accuracy" not in texts[1]  # one of them reports
     assert not elsewhere.exists()  # and writes
-    (result,) = read_results(out)
+    (result,), (expected,) = read_results(out), read_results(alone)
     assert result["device"]["count"] == 2
-    same(result, alone["fc"])
+    same(result, expected)
 
 
 def test_processes_that_cannot_join_are_one_line():
