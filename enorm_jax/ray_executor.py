@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,10 @@ def _connected(address: str | None) -> Any:
     _check_reachable(where, advice)
     options: dict[str, Any] = {} if where else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        with warnings.catch_warnings():
+            # What Ray forks, it replaces by other programs at once.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray has no common one for it
         first = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise InputError(

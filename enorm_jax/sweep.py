@@ -221,7 +221,7 @@ def _load_checkpoint(
     runs = len(attempts[-1]["seeds"])
     example = jax.ShapeDtypeStruct((1, *dataset.train_images.shape[1:]), np.uint8)
     like = jax.eval_shape(
-        lambda seeds, hyper, example: init_states(recipe(cell, dataset), seeds, hyper, example),
+        functools.partial(init_states, recipe(cell, dataset)),
         jax.ShapeDtypeStruct((runs,), np.uint32),
         _hyper(cell, runs),
         example,

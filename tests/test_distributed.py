@@ -55,12 +55,11 @@ from enorm_jax.data import load
 from enorm_jax.fit import train_runs
 from enorm_jax.sweep import recipe
 from enorm_jax.training import hyperparameters, init_states
-sys.path.insert(0, sys.argv[1])
 from sweeps import Log, job
 from test_distributed import DENSE, RESNET
 assert jax.device_count() == 4
 for cell in (DENSE, RESNET):
-    job(Path(sys.argv[2]), together=True).run(cell, Log())
+    job(Path(sys.argv[1]), together=True).run(cell, Log())
 
 # Each device has seen a fourth of a batch, and gradients were added up.
 digits = load("digits")
@@ -78,10 +77,11 @@ assert "f32[256,64]" not in text
 
 
 def test_four_devices_that_share_each_batch_train_as_one(tmp_path, alone):
+    paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "experiments"))
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(
-        [sys.executable, "-c", FOUR_DEVICES, str(ROOT / "tests"), str(tmp_path)],
-        capture_output=True, text=True, env=os.environ | flags,
+        [sys.executable, "-c", FOUR_DEVICES, str(tmp_path)],
+        capture_output=True, text=True, env=os.environ | flags | {"PYTHONPATH": paths},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for result in read_results(tmp_path):
