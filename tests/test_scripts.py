@@ -105,17 +105,21 @@ def comparable(folder):
     return result, hashlib.sha256(params.read_bytes()).hexdigest()
 
 
+def finish(*arguments):
+    child = start(*arguments)
+    _, err = child.communicate(timeout=200)
+    assert child.returncode == 0, err
+
+
 def test_killed_and_resumed_ends_with_the_same_bits(run_script, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_script(SWEEP, *LONG, "--out", whole)[0] == 0
+    finish(*LONG, "--out", whole)
     child, _ = start_and_signal(killed, signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     assert results(killed) == []
     _, listed, _ = run_script(SWEEP, *LONG, "--out", killed, "--dry-run")
     assert re.search(r"epoch \d+ of 30", listed)
-    going_on = start(*LONG, "--out", killed)
-    _, err = going_on.communicate(timeout=200)
-    assert going_on.returncode == 0, err
+    finish(*LONG, "--out", killed)
     assert comparable(killed) == comparable(whole)
 
 
