@@ -1,7 +1,12 @@
 """Strictness for every test: no silent promotion of dtypes or ranks, warnings are errors."""
 
 import os
+import runpy
+import sys
 from pathlib import Path
+
+# Tests compile hundreds of tiny programs and run each a few times; so do processes they start.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 import jax
 import numpy as np
@@ -13,8 +18,7 @@ from enorm_jax.inputs import Standardization
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests compile hundreds of tiny programs and run each a few times.
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", True)  # a plugin may have imported jax before
 
 settings.register_profile(
     "suite", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow]
@@ -27,6 +31,29 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs a script as a user does, but in this process, since a new one takes seconds to start.
+
+    Gives its exit status, and what it wrote to standard output and to standard error.
+    """
+    for where in ("enorm_jax.compilation", "train_cells"):  # the user's cache stays as it is
+        monkeypatch.setattr(f"{where}.keep_compiled", lambda enabled=True: None)
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def run(script, *arguments):
+        path = str(ROOT / script)
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

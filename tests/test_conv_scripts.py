@@ -1,37 +1,22 @@
 """conv_sweep.py and micro_batch.py on the embedded digits, in this process to save its start."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 
 import micro_batch
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
 TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
+def run(run_script, monkeypatch, tmp_path):
     """Runs a script into a folder of its own; gives its exit status and what it printed."""
-    monkeypatch.setattr("enorm_jax.compilation.keep_compiled", lambda keep: None)
-    monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-
-    def run(script, *arguments):
-        path = str(ROOT / "experiments" / script)
-        monkeypatch.setattr(sys, "argv", [path, *arguments, "--out", str(tmp_path)])
-        status = 0
-        try:
-            runpy.run_path(path, run_name="__main__")
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
-
-    return run
+    monkeypatch.setattr("enorm_jax.stepwise.EVALUATION_BATCH", 360)  # one program for them all
+    return lambda script, *arguments: run_script(
+        f"experiments/{script}", *arguments, "--out", tmp_path
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +84,7 @@ def test_batch_normalization_trains_on_single_images_and_says_how(run, tmp_path)
     assert "micro_batch_digits.png" in out
 
 
-def test_mechanisms_are_measured_and_drawn(run, tmp_path, monkeypatch):
+def test_mechanisms_are_measured_and_drawn(run, run_script, tmp_path):
     arguments = ["--train-images", "64", "--epochs", "1", *SMALL[:-2], "--method", "baseline"]
     status, _, err = run("mechanisms.py", "elimination", "smoothness", *arguments)
     assert status == 0, err
@@ -110,8 +95,6 @@ def test_mechanisms_are_measured_and_drawn(run, tmp_path, monkeypatch):
     ((epoch,),) = json.loads(loss.read_text())["series"]["baseline"]["runs"]
     assert epoch["loss"] > 0
     assert epoch["gradient"] > 0
-    script = str(ROOT / "figures" / "mechanism_curves.py")
-    monkeypatch.setattr(sys, "argv", [script, str(units), str(loss)])
-    runpy.run_path(script, run_name="__main__")
+    assert run_script("figures/mechanism_curves.py", units, loss)[0] == 0
     assert units.with_suffix(".png").stat().st_size > 1000
     assert loss.with_suffix(".png").stat().st_size > 1000

@@ -19,7 +19,7 @@ from enorm_jax.training import (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(blobs):
     model = FullyConvolutional(width=1 / 64, classes=3)
     x = jnp.ones((2, 2, 2, 3))

@@ -1,6 +1,7 @@
 """The program on machines this one is not: several devices, GPUs, TPUs."""
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -106,6 +107,6 @@ def test_four_devices_share_the_runs_and_give_the_bits_of_one():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", FOUR], capture_output=True, text=True, timeout=200,
-        env={"PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path), **flags},
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)} | flags,
     )  # fmt: skip
     assert done.stdout == "same\n", done.stderr

@@ -16,26 +16,27 @@ from enorm_jax.distributed import join
 from enorm_jax.errors import InputError
 from enorm_jax.results import read_results
 
+pytestmark = pytest.mark.xdist_group("distributed")  # one worker trains alone for them all
+
 ROOT = pathlib.Path(__file__).parents[1]
 # 1,437 images: a last batch of 157, which neither two nor four devices share evenly.
-DENSE = dataclasses.replace(CELL, depth=2, epochs=3)
+DENSE = dataclasses.replace(CELL, epochs=3)
+# Batches of 479, and of 90 to evaluate, are all uneven, and one program each to compile.
 RESNET = dataclasses.replace(
-    CELL, method="bn", network="resnet", depth=8, width=4, epochs=1, momentum=0.9, c=None
-)
-
-
-@pytest.fixture(autouse=True)
-def _same_compilation(monkeypatch):
-    """Other processes compile as conftest.py has this one do."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+    CELL, method="bn", network="resnet", depth=8, width=4, epochs=1, momentum=0.9, c=None,
+    batch_size=479,
+)  # fmt: skip
+EVALUATION_BATCH = 90
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one device makes of the cells."""
     folder = tmp_path_factory.mktemp("alone")
-    for cell in (DENSE, RESNET):
-        job(folder).run(cell, Log())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("enorm_jax.stepwise.EVALUATION_BATCH", EVALUATION_BATCH)
+        for cell in (DENSE, RESNET):
+            job(folder).run(cell, Log())
     return {result["network"]: result for result in read_results(folder)}
 
 
@@ -51,12 +52,14 @@ import sys
 from pathlib import Path
 import jax
 import jax.numpy as jnp
+from enorm_jax import stepwise
 from enorm_jax.data import load
 from enorm_jax.fit import train_runs
 from enorm_jax.sweep import recipe
 from enorm_jax.training import hyperparameters, init_states
 from sweeps import Log, job
-from test_distributed import DENSE, RESNET
+from test_distributed import DENSE, EVALUATION_BATCH, RESNET
+stepwise.EVALUATION_BATCH = EVALUATION_BATCH
 assert jax.device_count() == 4
 for cell in (DENSE, RESNET):
     job(Path(sys.argv[1]), together=True).run(cell, Log())
@@ -99,7 +102,7 @@ def test_two_processes_go_on_where_one_stopped_and_train_a_resnet_as_one(tmp_pat
 
     alone, out, elsewhere = (tmp_path / name for name in ("alone", "out", "elsewhere"))
     arguments = [
-        "--dataset", "digits", "--method", "enorm+bn", "--width", "4", "--batch-sizes", "64",
+        "--dataset", "digits", "--method", "enorm+bn", "--width", "4", "--batch-sizes", "161",
         "--train-images", "161", "--epochs", "2", "--seeds", "1",
     ]  # fmt: skip
     (cell,) = micro_batch.cells(micro_batch.parser().parse_args(arguments))
@@ -139,11 +142,10 @@ def test_processes_that_cannot_join_are_one_line():
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_a_data_parallel_run_trains_one_cell_at_a_time(tmp_path):
-    script = ROOT / "experiments" / "fc_sweep.py"
-    command = [sys.executable, script, "--dataset", "digits", "--method", "bn", "--data-parallel"]
-    done = subprocess.run(
-        [*command, "--workers", "2", "--out", tmp_path], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "leave out --executor and --workers" in done.stderr
+def test_a_data_parallel_run_trains_one_cell_at_a_time(run_script, tmp_path):
+    status, _, err = run_script(
+        "experiments/fc_sweep.py", "--dataset", "digits", "--method", "bn", "--data-parallel",
+        "--workers", "2", "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 2
+    assert "leave out --executor and --workers" in err

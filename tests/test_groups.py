@@ -1,6 +1,7 @@
 """Laws of ENorm over groups, against the equation in float64 NumPy, and what groups refuse."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -145,7 +146,7 @@ for name in params:
 def test_seeds_sharded_over_devices():
     flags = "--xla_force_host_platform_device_count=4"
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path)}
-    subprocess.run([sys.executable, "-c", SHARDED], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", SHARDED], check=True, env=os.environ | environment)
 
 
 def test_groups_refuse_what_they_do_not_fit():

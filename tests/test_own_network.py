@@ -106,8 +106,7 @@ close(own, jax.tree.map(lambda leaf: leaf[1], want))
 
 
 def test_four_devices_share_the_batch_or_the_seeds():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # fmt: skip
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SHARDED], capture_output=True, text=True, env=os.environ | flags
     )

@@ -2,8 +2,6 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -69,15 +67,13 @@ def test_the_script_measures_a_lopsided_network_before_and_after(blobs, rng):
     assert len(found["per_tensor"]) == len(found["per_tensor_equalized"]) == 6
 
 
-def test_the_figure_is_drawn_of_what_was_measured(tmp_path):
+def test_the_figure_is_drawn_of_what_was_measured(run_script, tmp_path):
     values = [50.0, 49.0]
     network = {"method": "bn", "depth": 1, "seed": 0, "float": 51.0, "per_tensor": values,
                "per_tensor_equalized": values, "per_channel": values}  # fmt: skip
     found = {"experiment": "quantize", "dataset": "digits", "bits": [8, 4], "networks": [network]}
     result = tmp_path / "result.json"
     result.write_text(json.dumps(found))
-    command = [sys.executable, ROOT / "figures" / "quantization.py", result]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert run_script("figures/quantization.py", result)[0] == 0
     names = {"quantization_digits.svg", "quantization_digits.png", "result.json"}
     assert {path.name for path in tmp_path.iterdir()} == names

@@ -6,8 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from filelock import FileLock
@@ -21,7 +19,11 @@ from enorm_jax.results import read_results
 from enorm_jax.workers import run_cells
 
 # Ray's own code leaves sockets and processes to the garbage collector.
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.xdist_group("ray"),  # one cluster for them all
+]
 
 CELLS: list[Cell] = [
     dataclasses.replace(CELL, depth=depth, epochs=80, method=method)
@@ -59,8 +61,6 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
-        # Tasks compile as conftest.py has this process do.
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
         patch.delenv("RAY_ADDRESS", raising=False)
         # Else other work on the machine would starve them.
         patch.setenv("RAY_worker_niceness", "0")
@@ -154,13 +154,11 @@ def test_a_cell_that_fits_on_no_node_is_refused(cluster, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_where_there_is_no_cluster_one_line_says_so(address, tmp_path):
-    script = pathlib.Path(__file__).parents[1] / "experiments" / "fc_sweep.py"
-    done = subprocess.run(
-        [sys.executable, script, "--method", "bn", "--depths", "1", "--dataset", "digits",
-         "--executor", f"ray:{address}", "--out", tmp_path],
-        capture_output=True, text=True,
+def test_where_there_is_no_cluster_one_line_says_so(address, run_script, tmp_path):
+    status, _, err = run_script(
+        "experiments/fc_sweep.py", "--method", "bn", "--depths", "1", "--dataset", "digits",
+        "--executor", f"ray:{address}", "--out", tmp_path,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "error: no Ray cluster at" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert status == 2
+    assert "error: no Ray cluster at" in err
+    assert len(err.strip().splitlines()) == 1, err

@@ -1,10 +1,12 @@
-"""The scripts as a user runs them: in a process of their own, on the embedded digits."""
+"""The scripts as a user runs them, on the embedded digits: in processes of their own to end them.
+
+Whatever needs no process runs in this one, to save its start.
+"""
 
 import hashlib
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,63 +16,58 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SWEEP = [sys.executable, str(ROOT / "experiments" / "fc_sweep.py")]
+SWEEP = "experiments/fc_sweep.py"
 SMALL = ["--dataset", "digits", "--width", "16", "--epochs", "2", "--workers", "1"]
 
 
-def run(*arguments, env=None, **kwargs):
-    command = [*SWEEP, *map(str, arguments)]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "120"} | (env or {})
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, **kwargs)
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, ROOT / SWEEP, *map(str, arguments)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
 
 
 def results(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(tmp_path):
-    arguments = ["--method", "study", "--depths", "2", "--seeds", "2", "--out", tmp_path, *SMALL]
-    listed = run(*arguments, "--dry-run")
-    assert listed.stdout.count("to do") == 4
+def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(run_script, tmp_path):
+    arguments = ["--method", "study", "--depths", "1", "--seeds", "2", "--out", tmp_path, *SMALL]
+    _, listed, _ = run_script(SWEEP, *arguments, "--dry-run")
+    assert listed.count("to do") == 4
     assert list(tmp_path.iterdir()) == []
-    first = run(*arguments)
-    assert first.returncode == 0, first.stderr
+    status, out, err = run_script(SWEEP, *arguments)
+    assert status == 0, err
     assert len(results(tmp_path)) == 4
     for name in ("Baseline", "ENorm + BN", "n seeds", "accuracy_over_depth_digits.png"):
-        assert name in first.stdout
+        assert name in out
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".svg", ".png"}
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    again = run(*arguments)
-    assert "4 of 4 cells done before" in again.stdout
+    assert "4 of 4 cells done before" in run_script(SWEEP, *arguments)[1]
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
 
     figures = tmp_path / "figures"
-    drawn = subprocess.run(
-        [sys.executable, ROOT / "figures" / "fc_depth.py", tmp_path, "--out", figures],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
+    assert run_script("figures/fc_depth.py", tmp_path, "--out", figures)[0] == 0
     names = {"fc_depth_digits.svg", "fc_depth_digits.png"}
     assert {path.name for path in figures.iterdir()} == names
 
 
-def test_divergence_ends_cleanly_with_a_table_that_says_so(tmp_path):
-    done = run("--method", "baseline", "--depths", "1", "--lr", "1e30", "--out", tmp_path, *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"diverged at epoch 0 step \d", done.stdout)
+def test_divergence_ends_cleanly_with_a_table_that_says_so(run_script, tmp_path):
+    lost = ["--method", "baseline", "--depths", "1", "--lr", "1e30", *SMALL]
+    status, out, err = run_script(SWEEP, *lost, "--out", tmp_path)
+    assert status == 0, err
+    assert re.search(r"diverged at epoch 0 step \d", out)
     (result,) = results(tmp_path)
     assert result["diverged"][0]["epoch"] == 0
 
 
-def test_the_benchmark_times_every_contender_and_is_drawn(tmp_path):
+def test_the_benchmark_times_every_contender_and_is_drawn(run_script, monkeypatch, tmp_path):
     out = tmp_path / "benchmark.json"
-    script = ROOT / "experiments" / "benchmark.py"
     arguments = ["--dataset", "digits", "--depths", "1", "--closely", "9", "--rounds", "1"]
     arguments += ["--methods", "enorm"]
-    done = subprocess.run(
-        [sys.executable, script, *arguments, "--out", out], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("jax.clear_caches", lambda: None)  # other tests' programs stay
+    status, _, err = run_script("experiments/benchmark.py", *arguments, "--out", out)
+    assert status == 0, err
     found = json.loads(out.read_text())
     (depth,) = found["depths"]
     assert set(depth["contenders"]) == {"enorm float32", "enorm bfloat16"}
@@ -80,22 +77,17 @@ def test_the_benchmark_times_every_contender_and_is_drawn(tmp_path):
         assert entry["memory_mb"] > 1
     assert depth["ratios"]["float32 over bfloat16, ENorm"] > 0
     assert 0 < found["startup"][0]["warm_seconds"] < found["startup"][0]["cold_seconds"]
-    drawing = [sys.executable, ROOT / "figures" / "speed.py", out, "--out", tmp_path]
-    drawn = subprocess.run(drawing, capture_output=True, text=True)
-    assert drawn.returncode == 0, drawn.stderr
+    assert run_script("figures/speed.py", out, "--out", tmp_path)[0] == 0
     assert (tmp_path / "speed.png").stat().st_size > 1000
 
 
 LONG = ["--method", "enorm+bn", "--depths", "1", "--seeds", "2", "--dataset", "digits",
-        "--epochs", "30", "--save-params", "--workers", "1"]  # fmt: skip
+        "--width", "200", "--epochs", "30", "--save-params", "--workers", "1"]  # fmt: skip
 
 
 def start_and_signal(folder, signal_number):
     """Starts a long run and signals it once its first epochs are on disk."""
-    child = subprocess.Popen(
-        [*SWEEP, *LONG, "--out", str(folder)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    child = start(*LONG, "--out", folder)
     deadline = time.monotonic() + 120
     while not list(folder.glob("*.checkpoint.safetensors")):
         assert child.poll() is None, child.communicate()
@@ -113,15 +105,21 @@ def comparable(folder):
     return result, hashlib.sha256(params.read_bytes()).hexdigest()
 
 
-def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
+def finish(*arguments):
+    child = start(*arguments)
+    _, err = child.communicate(timeout=200)
+    assert child.returncode == 0, err
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(run_script, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run(*LONG, "--out", whole).returncode == 0
+    finish(*LONG, "--out", whole)
     child, _ = start_and_signal(killed, signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     assert results(killed) == []
-    listed = run(*LONG, "--out", killed, "--dry-run")
-    assert re.search(r"epoch \d+ of 30", listed.stdout)
-    assert run(*LONG, "--out", killed).returncode == 0
+    _, listed, _ = run_script(SWEEP, *LONG, "--out", killed, "--dry-run")
+    assert re.search(r"epoch \d+ of 30", listed)
+    finish(*LONG, "--out", killed)
     assert comparable(killed) == comparable(whole)
 
 
@@ -148,25 +146,22 @@ def test_interrupted_it_says_how_to_go_on(tmp_path):
     ],
     ids=str,
 )
-def test_wrong_input_gets_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
-    """In this process, since a new one takes seconds; the next test takes one."""
+def test_wrong_input_gets_one_line_and_status_2(
+    arguments, message, run_script, tmp_path, monkeypatch
+):
     for name, value in (("HOME", str(tmp_path)), ("XDG_CACHE_HOME", str(tmp_path)),
                         ("TFDS_DATA_DIR", ""), ("HTTPS_PROXY", "http://127.0.0.1:9")):  # fmt: skip
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("enorm_jax.compilation.keep_compiled", lambda keep: None)
-    monkeypatch.setattr(sys, "argv", [SWEEP[1], *map(str, arguments)])
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(SWEEP[1], run_name="__main__")
-    assert ended.value.code == 2
-    out, err = capsys.readouterr()
+    status, out, err = run_script(SWEEP, *arguments)
+    assert status == 2
     assert message in err
     assert err.strip().count("\n") == 0, err
     assert out == ""
 
 
 def test_a_process_given_wrong_input_ends_with_one_line_and_status_2():
-    done = run("--method", "enorm", "--c", "0")
-    assert done.returncode == 2
-    assert "'0' is not a number above 0" in done.stderr
-    assert done.stderr.strip().count("\n") == 0, done.stderr
+    child = start("--method", "enorm", "--c", "0")
+    _, err = child.communicate(timeout=200)
+    assert child.returncode == 2
+    assert "'0' is not a number above 0" in err
+    assert err.strip().count("\n") == 0, err

@@ -25,12 +25,6 @@ def killing(times):
     return kill
 
 
-@pytest.fixture(autouse=True)
-def _same_compilation(monkeypatch):
-    """Workers compile as conftest.py has this process do."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process makes of the cells."""
