@@ -5,6 +5,7 @@ tells the others what to start from; the others write nothing that stays.
 """
 
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from enorm_jax.fit import Epoch
 from enorm_jax.storage import Folder, write_whole
 from enorm_jax.sweep import run_cell
 
+JOIN_SECONDS = 120
+
 
 def join(where: str) -> None:
     """Joins the processes that train together, before JAX is used for anything else.
@@ -34,7 +37,7 @@ def join(where: str) -> None:
       InputError: if the text is neither, or the processes do not find each other.
     """
     parts = where.split(",")
-    if where != "auto" and not (len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()):
+    if where != "auto" and not re.fullmatch(r"[^,]+:\d+,\d+,\d+", where):
         raise InputError(
             f"--distributed {where}: write auto, or HOST:PORT,PROCESSES,RANK such as "
             "10.0.0.1:1234,2,0"
@@ -43,7 +46,9 @@ def join(where: str) -> None:
         if where == "auto":
             jax.distributed.initialize()
         else:
-            jax.distributed.initialize(parts[0], int(parts[1]), int(parts[2]))
+            jax.distributed.initialize(
+                parts[0], int(parts[1]), int(parts[2]), initialization_timeout=JOIN_SECONDS
+            )
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 import uuid
 from typing import Any, Protocol
 
@@ -48,6 +49,8 @@ class Job:
       sweep: a name that no other sweep has.
       together: whether the devices of all processes share each batch of a cell; then all of them
         run the job.
+      inherits: whether a process of the sweep is dead for sure when its cell goes to another,
+        which then takes over its claim on a bucket at once.
     """
 
     dataset: str
@@ -57,6 +60,7 @@ class Job:
     compilation_cache: bool = True
     sweep: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     together: bool = False
+    inherits: bool = True
 
     def run(self, cell: Cell, observer: Observer) -> None:
         """Trains a cell in this process, or goes on where it was stopped.
@@ -84,12 +88,36 @@ class Job:
                 save_params=self.save_params,
                 on_epoch=on_epoch,
                 owner=self.sweep,
+                inherits=self.inherits,
             )
         except TakenError:
             observer.taken(cell)
         else:
             if result is not None:
                 observer.done(cell, result)
+
+
+class Patience:
+    """How long a cell is offered again whose old process may live on, as that of a lost node."""
+
+    SECONDS = 120.0
+
+    def __init__(self) -> None:
+        self._since: dict[Cell, float] = {}
+
+    def waits(self, cell: Cell) -> bool:
+        """Whether to offer a cell again that was taken; pauses a second if so.
+
+        Args:
+          cell: the cell.
+
+        Returns:
+          True for two minutes from the first time.
+        """
+        if time.monotonic() - self._since.setdefault(cell, time.monotonic()) > self.SECONDS:
+            return False
+        time.sleep(1.0)
+        return True
 
 
 # A process that trains cells itself has loaded the data to plan them.

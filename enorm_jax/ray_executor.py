@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +22,10 @@ from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.cores import claim_cores
 from enorm_jax.errors import InputError
-from enorm_jax.jobs import ATTEMPTS, Job, Observer
+from enorm_jax.jobs import ATTEMPTS, Job, Observer, Patience
 from enorm_jax.storage import Folder, as_folder, write_whole
+
+logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.2
@@ -47,8 +48,8 @@ def run_on_ray(
       cells: cells to train, in the order in which they are given out.
       job: what they have in common.
       observer: who is told, in this process.
-      address: of the cluster, as `ray.init` takes it; None for that in ``RAY_ADDRESS``, or for a
-        cluster of this machine that ends with the call.
+      address: of the cluster, as `ray.init` takes it; None for that in ``RAY_ADDRESS``, else for
+        one that runs on this machine, else for one that ends with the call.
       cpus: cores that a cell takes.
       gpus: GPUs that a cell takes; a fraction shares one.
       at_once: how many cells are trained at once at most; None for as many as fit.
@@ -79,7 +80,8 @@ class _Driver:
     """Gives cells out as tasks and passes on what they tell."""
 
     def __init__(self, ray: Any, job: Job, observer: Observer, token: str, cpus: int, gpus: float):
-        self.ray, self.job, self.observer, self.token = ray, job, observer, token
+        self.ray, self.observer, self.token = ray, observer, token
+        self.job = dataclasses.replace(job, inherits=False)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
         )
@@ -99,6 +101,7 @@ class _Driver:
         waiting = collections.deque(cells)
         running: dict[Any, Cell] = {}
         deaths: collections.Counter[Cell] = collections.Counter()
+        patience = Patience()
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
@@ -119,9 +122,7 @@ class _Driver:
                             )
                         self.observer.died(cell)
                         waiting.appendleft(cell)
-                    elif end is End.TAKEN and deaths[cell]:
-                        # By its own old process: that of a lost node lives on for a while.
-                        time.sleep(POLL_SECONDS)
+                    elif end is End.TAKEN and deaths[cell] and patience.waits(cell):
                         waiting.append(cell)
                     elif end is End.TAKEN:
                         self.observer.taken(cell)
@@ -140,9 +141,11 @@ class _Driver:
         try:
             outcome = self.ray.get(task)
         except self.ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ImportError):
+            cause = error.cause
+            if isinstance(cause, ImportError) or "failed to import" in str(cause):
+                why = str(cause).strip().splitlines()[-1]
                 raise InputError(
-                    f"a node of the cluster cannot start a cell ({error.cause}): install the same "
+                    f"a node of the cluster cannot start a cell ({why}): install the same "
                     "enorm_jax on all nodes"
                 ) from None
             raise
@@ -250,6 +253,8 @@ def _check_reachable(where: str | None, advice: str) -> None:
 def _check_room(ray: Any, cpus: int, gpus: float) -> None:
     """Refuses what no node could ever run."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not gpus and any(node.get("GPU", 0) for node in nodes):
+        logger.info("the cluster has GPUs, and cells take none: give --gpus-per-cell to use them")
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
         raise InputError(
@@ -271,7 +276,8 @@ def _sharing_token(job: Job) -> Iterator[str]:
 
 def _environment(gpus: float) -> dict[str, str]:
     """Environment variables of a task: this process's for JAX, and its share of a GPU."""
-    own = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "TFDS_DATA_DIR"))}
+    passed = ("JAX_", "XLA_", "TFDS_DATA_DIR", "AWS_", "GOOGLE_", "AZURE_")
+    own = {k: v for k, v in os.environ.items() if k.startswith(passed)}
     if not gpus:
         return own | {"JAX_PLATFORMS": "cpu"}
     own.pop("JAX_PLATFORMS", None)

@@ -6,6 +6,7 @@ again and goes on from its last epoch.
 """
 
 import collections
+import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from enorm_jax.compilation import keep_compiled
 from enorm_jax.cores import available_cores
 from enorm_jax.errors import InputError
 from enorm_jax.fit import Epoch
-from enorm_jax.jobs import ATTEMPTS, Job, Observer
+from enorm_jax.jobs import ATTEMPTS, Job, Observer, Patience
 from enorm_jax.storage import Folder, is_bucket
 from enorm_jax.sweep import progress
 
@@ -62,10 +63,11 @@ def run_on_slurm(
             f"--out {os.fspath(job.out)}: --executor slurm wants a folder that all nodes share"
         )
     submitit, executor = _executor(cluster, job.out, cpus, gpus, at_once, options)
-    task = _Task(job)
     deaths: collections.Counter[Cell] = collections.Counter()
     followed = {cell: _Follower(cell, job.out, observer) for cell in cells}
     waiting, running = list(cells), dict[Any, Cell]()
+    patience = Patience()
+    task = _Task(dataclasses.replace(job, inherits=False))
     # Slurm lets tasks wait; its stand-ins start all that they are given.
     at_most = len(cells) if cluster is None else at_once or max(1, len(available_cores()))
     try:
@@ -80,8 +82,7 @@ def run_on_slurm(
                     continue
                 del running[own]
                 outcome = _outcome(submitit, own)
-                # Taken, by its own old task: that of a lost node lives on for a while.
-                if outcome is None and deaths[cell]:
+                if outcome is None and deaths[cell] and patience.waits(cell):
                     waiting.append(cell)
                 elif not followed[cell].take(outcome):
                     deaths[cell] += 1
@@ -96,7 +97,7 @@ def run_on_slurm(
                 time.sleep(POLL_SECONDS)
     finally:
         for own in running:
-            own.cancel()
+            own.cancel(check=False)
 
 
 class _Task:
@@ -157,7 +158,7 @@ class _Follower:
         path = self.cell.checkpoint_path(self.out)
         try:
             attempts = read_metadata(path)["attempts"]
-        except FileNotFoundError:  # not begun, or just done
+        except OSError:  # not begun, just done, or replaced while it was opened
             return
         if len(attempts) - 1 != self.attempt:  # started again with other seeds
             self.attempt, self.seen = len(attempts) - 1, 0
@@ -228,9 +229,6 @@ def _executor(
         raise InputError(
             f"no stand-in for Slurm is called {cluster}: write slurm, slurm:local or slurm:debug"
         )
-    slurm: dict[str, Any] = {f"slurm_{key}": value for key, value in options.items()}
-    if at_once:
-        slurm["slurm_array_parallelism"] = at_once
     try:
         executor = submitit.AutoExecutor(folder=out / "slurm", cluster=cluster or "slurm")
         executor.update_parameters(
@@ -238,16 +236,25 @@ def _executor(
             timeout_min=MINUTES,
             cpus_per_task=cpus,
             gpus_per_node=gpus,
-            **slurm,
+            **_options(options, at_once),
         )
     except RuntimeError:
         raise InputError(
             "there is no Slurm on this machine: run this where sbatch is, or try "
             "--executor slurm:local, which takes processes of this machine for its tasks"
         ) from None
-    except (NameError, ValueError) as error:
+    except (AssertionError, NameError, TypeError, ValueError) as error:
         raise InputError(f"--slurm: {str(error).splitlines()[0]}") from None
     return submitit, executor
+
+
+def _options(options: Mapping[str, str], at_once: int | None) -> dict[str, Any]:
+    """Options of sbatch as submitit takes them: numbers, and a list of commands."""
+    own: dict[str, Any] = {
+        f"slurm_{key}": [value] if key == "setup" else int(value) if value.isdecimal() else value
+        for key, value in options.items()
+    }
+    return own | ({"slurm_array_parallelism": at_once} if at_once else {})
 
 
 def _submitted(submitit: Any, executor: Any, task: _Task, cells: Sequence[Cell]) -> list[Any]:
@@ -262,7 +269,10 @@ def _outcome(submitit: Any, own: Any) -> Any:
     """What a task returned; False if it died."""
     try:
         return own.result()
-    except submitit.core.utils.FailedJobError:
-        raise  # a fault of ours
+    except submitit.core.utils.FailedJobError as error:
+        if "not requeued" in str(error):  # Slurm's limit of time came once too often
+            return False
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(f"a task failed ({last}): its log lies in {own.paths.folder}") from None
     except submitit.core.utils.UncompletedJobError:
         return False

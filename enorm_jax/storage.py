@@ -26,6 +26,7 @@ Folder: TypeAlias = Path | epath.Path
 
 RENEWED_EVERY = 20.0
 LAPSES_AFTER = 90.0
+SETTLES_IN = 2.0
 
 # What reaches a bucket, by the first part of its address.
 EXTRAS = {"gs": "gcs", "s3": "s3", "az": "azure"}
@@ -151,15 +152,15 @@ def check_writable(folder: Folder) -> None:
 
 
 @contextlib.contextmanager
-def claim(path: Folder, owner: str | None = None) -> Iterator[None]:
+def claim(path: Folder, owner: str | None = None, *, inherits: bool = False) -> Iterator[None]:
     """Holds a claim while the block runs.
 
     Args:
       path: the claim's file, the same for all who want it. In a folder it stays; who has done
         what was claimed may remove it before the block ends.
-      owner: who takes a bucket's claim over at once if it was left behind: a name under which
-        one process at a time asks, such as that of a sweep, which gives a cell to one process;
-        None for nobody.
+      owner: who asks: a process, or the sweep that it works for; None for nobody.
+      inherits: whether a claim on a bucket that the same owner left behind is taken over at
+        once, its holder being dead for sure; any other lapses first.
 
     Yields:
       Nothing.
@@ -169,7 +170,7 @@ def claim(path: Folder, owner: str | None = None) -> Iterator[None]:
       OSError: if the file cannot be written.
     """
     if is_bucket(path):
-        with _lease(path, owner or uuid.uuid4().hex):
+        with _lease(path, owner or uuid.uuid4().hex, inherits):
             yield
         return
     lock = FileLock(os.fspath(path), blocking=False)
@@ -184,12 +185,13 @@ def claim(path: Folder, owner: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lease(path: Folder, owner: str) -> Iterator[None]:
+def _lease(path: Folder, owner: str, inherits: bool) -> Iterator[None]:
     """A claim that lapses, as an object that only one can create."""
     system, name = fsspec.core.url_to_fs(os.fspath(path))
+    token = uuid.uuid4().hex  # of this claim alone
 
     def content() -> bytes:
-        return json.dumps({"owner": owner, "renewed": time.time()}).encode()
+        return json.dumps({"owner": owner, "token": token, "renewed": time.time()}).encode()
 
     def create() -> bool:
         try:
@@ -198,19 +200,31 @@ def _lease(path: Folder, owner: str) -> Iterator[None]:
             return False
         return True
 
+    def is_ours() -> bool:
+        held = _read(system, name)
+        return held is not None and held["token"] == token
+
     if not create():
         held = _read(system, name)
-        if held and held["owner"] != owner and time.time() - held["renewed"] < LAPSES_AFTER:
+        lapsed = held is None or time.time() - held["renewed"] >= LAPSES_AFTER
+        if held and not lapsed and not (inherits and held["owner"] == owner):
             raise TakenError(path.stem)
         if held:
-            system.rm_file(name)
+            with contextlib.suppress(FileNotFoundError):
+                system.rm_file(name)
         if not create():
+            raise TakenError(path.stem)
+        # Another that saw the old one too may yet remove ours, and create its own.
+        time.sleep(SETTLES_IN)
+        if not is_ours():
             raise TakenError(path.stem)
     over = threading.Event()
 
     def renew() -> None:
         while not over.wait(RENEWED_EVERY):
             with contextlib.suppress(Exception):  # the next one makes up for it
+                if not is_ours():  # this machine was cut off, and another took over
+                    return
                 system.pipe_file(name, content())
 
     renewer = threading.Thread(target=renew, daemon=True)
@@ -220,8 +234,9 @@ def _lease(path: Folder, owner: str) -> Iterator[None]:
     finally:
         over.set()
         renewer.join()
-        with contextlib.suppress(FileNotFoundError):
-            system.rm_file(name)
+        if is_ours():
+            with contextlib.suppress(FileNotFoundError):
+                system.rm_file(name)
 
 
 def _read(system: fsspec.AbstractFileSystem, name: str) -> dict[str, Any] | None:

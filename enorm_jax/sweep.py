@@ -58,6 +58,7 @@ def run_cell(
     save_params: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     owner: str | None = None,
+    inherits: bool = False,
     together: bool = False,
     on_claim: Callable[[bytes], None] = lambda checkpoint: None,
 ) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def run_cell(
       save_params: whether to keep the parameters after the last epoch.
       on_epoch: called after each epoch, for display.
       owner: name of the sweep that gives the cell to one process at a time, as for `claim`.
+      inherits: whether the owner's last process is dead for sure, as for `claim`.
       together: whether all devices of all processes share each batch; then every process must
         call this, as `enorm_jax.distributed.run_cell_together` does.
       on_claim: called before training with the checkpoint that it goes on from, or with nothing.
@@ -98,7 +100,7 @@ def run_cell(
     if cell.fold:
         dataset = _held_out(dataset, cell.fold, keep_test=cell.select == "best")
     folder.mkdir(parents=True, exist_ok=True)
-    with claim(cell.lock_path(folder), owner):
+    with claim(cell.lock_path(folder), owner, inherits=inherits):
         if cell.result_path(folder).exists():
             return json.loads(cell.result_path(folder).read_text(encoding="utf-8"))
         remove_unfinished(folder, cell.stem)
@@ -132,7 +134,8 @@ def _run(
             program = functools.partial(_program, recipe(cell, dataset, together), dataset)
             states = _train(cell, program, folder, attempts, origins, states, on_epoch)
             # Kept between attempts in any case, since a later run may want the parameters.
-            _save_params(cell, folder, states, lost)
+            if not together or jax.process_index() == 0:
+                _save_params(cell, folder, states, lost)
         lost = [i for i, d in zip(lost, attempts[number]["diverged"], strict=True) if d]
         if not lost:
             break

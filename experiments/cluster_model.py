@@ -35,7 +35,7 @@ class Outcome:
 
     Attributes:
       seconds: from the command to the last result.
-      lost: seconds of slots spent on epochs that were lost, and on starting cells again.
+      lost: seconds of slots that failures cost: epochs that were lost, and starts in vain.
       failures: how often a node failed that was training.
       busy: share of the slots' time spent on epochs that counted.
     """
@@ -74,6 +74,7 @@ def play(cells: Sequence[tuple[float, int]], cluster: Cluster, seed: int = 0) ->
         return after + rng.exponential(1 / rate) if rate else np.inf
 
     fails = [next_failure(0.0) for _ in range(cluster.nodes)]
+    down_until = [0.0] * cluster.nodes
     # Longest first, as the sweeps do; what a failure gives back comes first of all.
     waiting = sorted(cells, key=lambda cell: cell[0] * cell[1])
     free = [(cluster.start, node) for node in range(cluster.nodes) for _ in range(cluster.slots)]
@@ -88,12 +89,12 @@ def play(cells: Sequence[tuple[float, int]], cluster: Cluster, seed: int = 0) ->
         if not waiting:  # all that is left is still to be given back
             heapq.heappush(free, (back[0][0], node))
             continue
-        if fails[node] <= now:
-            repaired = fails[node] + cluster.repair
-            fails[node] = next_failure(max(repaired, now))
-            if repaired > now:
-                heapq.heappush(free, (repaired, node))
-                continue
+        while fails[node] <= now:  # it may have failed while it had nothing to do
+            down_until[node] = fails[node] + cluster.repair
+            fails[node] = next_failure(down_until[node])
+        if now < down_until[node]:
+            heapq.heappush(free, (down_until[node], node))
+            continue
         each, epochs = waiting.pop()
         done = now + cluster.per_cell + each * epochs
         if done <= fails[node]:

@@ -100,7 +100,7 @@ def predicted_table(found: dict[str, Any], benchmark: dict[str, Any]) -> list[st
     cells = study(benchmark)
     gpu = [(on_gpu(depth), EPOCHS) for depth in DEPTHS for _ in range(len(STUDY) * SEEDS * 2)]
     lines = [
-        "| | engine | failures of a node | time | slots busy with epochs | epochs lost |",
+        "| | engine | failures of a node | time | slots busy with epochs | lost to failures |",
         "|---|---|---|---|---|---|",
     ]
     rows: list[tuple[str, str, list[tuple[float, int]], Cluster]] = [

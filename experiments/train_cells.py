@@ -73,9 +73,9 @@ def train(
     )
     wanted = cells(args)
     check(args, wanted, dataset, one_image=one_image)
-    if args.dry_run:
+    if args.dry_run and leads():
         dry_run(wanted, dataset, args.out, executor.workers or 1, console)
-    else:
+    elif not args.dry_run:
         run(args, wanted, dataset, executor, console)
     if not leads():
         raise SystemExit(0)  # the first process reports
@@ -92,8 +92,17 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bo
         check_groups(cell, dataset)
     if args.save_params and any(cell.select == "best" for cell in wanted):
         raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
-    if leads():
-        check_writable(args.out)
+    if fault := from_first(lambda: unwritable(args.out)):
+        raise cli.InputError(fault)
+
+
+def unwritable(out: Folder) -> str | None:
+    """Why a folder cannot be written, or None."""
+    try:
+        check_writable(out)
+    except cli.InputError as error:
+        return str(error)
+    return None
 
 
 def check_size(cell: Cell, images: int, one_image: bool) -> None:
@@ -218,7 +227,9 @@ def run(
         together=args.data_parallel,
     )
     with Display(console, todo, lambda cell: epoch_work(cell, dataset)) as display:
-        dataclasses.replace(executor, workers=workers).run(todo, job, display)
+        if executor.engine == "local":
+            executor = dataclasses.replace(executor, workers=workers)
+        executor.run(todo, job, display)
 
 
 def left_seeds(out: Folder, wanted: list[Cell]) -> list[list[int]]:

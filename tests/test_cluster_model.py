@@ -37,10 +37,14 @@ def test_failures_lose_an_epoch_and_a_start_each_and_no_result(cells, nodes, fai
 
 def test_a_failed_node_takes_no_cell_until_it_is_repaired():
     # One node that fails after some 36 seconds on average, and is away for an hour each time.
-    outcome = play([(1.0, 100)], Cluster(1, 1, failures=100.0, repair=3600.0))
-    assert outcome.failures >= 1
-    assert outcome.seconds > 3600 * outcome.failures
-    assert math.isfinite(outcome.seconds)
+    one = play([(1.0, 100)], Cluster(1, 1, failures=100.0, repair=3600.0))
+    assert one.failures >= 1
+    assert one.seconds > 3600 * one.failures
+    # Both slots are away, and what one of them had does not go on in the other.
+    two = play([(1.0, 100)] * 2, Cluster(1, 2, failures=100.0, repair=3600.0))
+    assert two.failures >= 2
+    assert two.seconds > 3600 * (two.failures / 2)
+    assert math.isfinite(two.seconds)
 
 
 def test_no_slots_are_refused():

@@ -14,6 +14,7 @@ from sweeps import CELL, CELLS, Log, content, job
 from enorm_jax import slurm_executor
 from enorm_jax.errors import InputError
 from enorm_jax.executors import Executor
+from enorm_jax.results import read_results
 from enorm_jax.storage import as_folder
 from enorm_jax.workers import run_cells
 
@@ -86,7 +87,9 @@ def test_cells_that_another_sweep_trains_are_left_to_it_and_faults_are_told(tmp_
         debug.run([CELL], job(tmp_path), Log())
 
 
-def test_stand_ins_train_no_more_at_once_than_asked_for(tmp_path, monkeypatch):
+def test_stand_ins_are_given_no_more_cells_at_once_than_there_are_cores(
+    run_script, tmp_path, monkeypatch
+):
     given = []
     submitted = slurm_executor._submitted
 
@@ -95,11 +98,26 @@ def test_stand_ins_train_no_more_at_once_than_asked_for(tmp_path, monkeypatch):
         return submitted(submitit, executor, task, cells)
 
     monkeypatch.setattr(slurm_executor, "_submitted", counting)
-    cells = [dataclasses.replace(CELL, epochs=1, learning_rate=0.01 * n) for n in (1, 2, 3)]
-    log = Log()
-    Executor("slurm", "debug", workers=2).run(cells, job(tmp_path), log)
+    monkeypatch.setattr(slurm_executor, "available_cores", lambda: [0, 1])
+    status, out, err = run_script(
+        "experiments/fc_sweep.py", "--dataset", "digits", "--method", "bn", "--depths", "1",
+        "--lr", "0.01,0.02,0.03", "--width", "8", "--epochs", "1",
+        "--executor", "slurm:debug", "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "3 cells by slurm" in out
     assert given[0] == 2
-    assert sum(given) == log.told["done"] == 3
+    assert sum(given) == len(read_results(tmp_path)) == 3
+
+
+def test_options_are_what_submitit_calculates_with():
+    given = {"time": "600", "partition": "gpu", "setup": "module load cuda"}
+    assert slurm_executor._options(given, at_once=4) == {
+        "slurm_time": 600,
+        "slurm_partition": "gpu",
+        "slurm_setup": ["module load cuda"],
+        "slurm_array_parallelism": 4,
+    }
 
 
 def test_a_preempted_task_asks_for_itself_again(tmp_path):

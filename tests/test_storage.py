@@ -72,9 +72,9 @@ def test_one_at_a_time_holds_a_claim(place):
         pass
 
 
-def test_of_many_that_ask_at_once_one_gets_the_claim(bucket, tmp_path):
-    path = as_folder(bucket) / tmp_path.name / "cell.lock"
-    together, held = threading.Barrier(6), threading.Barrier(6)
+def outcomes_of(path, count):
+    """What becomes of threads that ask for a claim at once."""
+    together, over = threading.Barrier(count), threading.Barrier(count)
     outcomes = []
 
     def ask():
@@ -82,36 +82,63 @@ def test_of_many_that_ask_at_once_one_gets_the_claim(bucket, tmp_path):
         try:
             with claim(path):
                 outcomes.append("held")
-                held.wait()
+                over.wait()
         except TakenError:
             outcomes.append("taken")
-            held.wait()
+            over.wait()
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    threads = [threading.Thread(target=ask) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(outcomes) == ["held"] + ["taken"] * 5
+    return outcomes
+
+
+def test_of_many_that_ask_at_once_one_gets_the_claim(bucket, tmp_path):
+    path = as_folder(bucket) / tmp_path.name / "cell.lock"
+    assert sorted(outcomes_of(path, 6)) == ["held"] + ["taken"] * 5
 
 
 def left_behind(path, owner, age):
     """What a process leaves that died `age` seconds after it had renewed its claim."""
     renewed = storage.time.time() - age
-    path.write_bytes(json.dumps({"owner": owner, "renewed": renewed}).encode())
+    path.write_bytes(json.dumps({"owner": owner, "token": owner, "renewed": renewed}).encode())
 
 
-def test_a_buckets_claim_lapses_and_its_own_sweep_takes_it_over_before(bucket, tmp_path):
+def test_a_buckets_claim_lapses_and_its_own_sweep_takes_it_over_before(
+    bucket, tmp_path, monkeypatch
+):
     path = as_folder(bucket) / tmp_path.name / "cell.lock"
+    monkeypatch.setattr(storage, "SETTLES_IN", 0.0)
     left_behind(path, "a sweep", age=storage.LAPSES_AFTER - 10)
-    with pytest.raises(TakenError), claim(path, "another"):
+    with pytest.raises(TakenError), claim(path, "another", inherits=True):
         pass
-    with claim(path, "a sweep"):
+    with pytest.raises(TakenError), claim(path, "a sweep"):  # its last process may live
+        pass
+    with claim(path, "a sweep", inherits=True):
         pass
     left_behind(path, "a sweep", age=storage.LAPSES_AFTER + 10)
     with claim(path, "another"):
         assert json.loads(path.read_text())["owner"] == "another"
     assert not path.exists()
+
+
+def test_who_is_cut_off_and_replaced_leaves_the_new_claim_alone(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RENEWED_EVERY", 0.05)
+    path = as_folder(bucket) / tmp_path.name / "cell.lock"
+    with claim(path):
+        left_behind(path, "another", age=0)
+        storage.time.sleep(0.3)  # it would have renewed by now
+        assert json.loads(path.read_text())["owner"] == "another"
+    assert json.loads(path.read_text())["owner"] == "another"
+
+
+def test_of_many_that_find_a_lapsed_claim_one_gets_it(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "SETTLES_IN", 0.5)
+    path = as_folder(bucket) / tmp_path.name / "cell.lock"
+    left_behind(path, "a sweep", age=storage.LAPSES_AFTER + 10)
+    assert sorted(outcomes_of(path, 6)) == ["held"] + ["taken"] * 5
 
 
 def test_a_holder_renews_its_claim(bucket, tmp_path, monkeypatch):
