@@ -139,7 +139,8 @@ def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
         "--softmax": "softmax", "--bias=gauge": "gauge", "--groups=10": "10_groups",
         "--of-norms": "of_norms", "--select=best": "best_epoch",
     }  # fmt: skip
-    assert len(flags) == len(LATER) - len(("rates", "fold"))  # which are lr_search.py's
+    of_others = {"rates", "fold", "network", "momentum", "augment", "norm_after"}  # scripts
+    assert len(flags) == len(LATER.keys() - of_others)
     methods = {"10_groups": "gn", "of_norms": "enorm+bn"}
     only_own = ("simultaneous", "last_left_out", "gauge", *methods)
     for flag, word in flags.items():
