@@ -5,6 +5,7 @@ tells the others what to start from; the others write nothing that stays.
 """
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from enorm_jax.errors import InputError
 from enorm_jax.fit import Epoch
 from enorm_jax.storage import Folder, write_whole
 from enorm_jax.sweep import run_cell
+
+logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 120
 
@@ -46,6 +49,7 @@ def join(where: str) -> None:
         if where == "auto":
             jax.distributed.initialize()
         else:
+            logger.info("joining %s processes at %s", parts[1], parts[0])
             jax.distributed.initialize(
                 parts[0], int(parts[1]), int(parts[2]), initialization_timeout=JOIN_SECONDS
             )

@@ -186,8 +186,8 @@ def written(found: dict[str, Any], benchmark: dict[str, Any]) -> str:
         f"- A cell takes {overhead(local, 'local, 2 workers'):.1f} s of its worker beside its "
         "epochs (test passes, checkpoints after each epoch, the result), "
         f"{overhead(ray, 'ray'):.1f} s with Ray and {overhead(slurm, 'slurm:local'):.1f} s with "
-        "submitit, which starts a process a cell: imports, data, and reading the compiled "
-        "program.",
+        "`slurm:local`, submitit's stand-in for Slurm, which starts a process a cell: imports, "
+        "data, and reading the compiled program.",
         f"- Ray's cluster of one machine takes {ray['start_seconds'] - local['start_seconds']:.0f} "
         "s to start; an existing one, less.",
         "- Ray runs its workers at niceness 15 (`RAY_worker_niceness`): on a machine that does "
