@@ -51,7 +51,6 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--lr", type=cli.floats, default=(0.05,), help="initial learning rate, one or several"
     )
-    p.add_argument("--momentum", type=cli.non_negative_float, default=0.9, help="of SGD")
     p.add_argument(
         "--weight-decay", type=cli.non_negative_float, default=1e-3, help="on all parameters"
     )
@@ -79,6 +78,14 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--init", choices=[*INITIALIZERS], default="he_normal", help="distribution of kernels"
     )
+    conv_arguments(p)
+    run_arguments(p, out="runs/conv")
+    return p
+
+
+def conv_arguments(p: cli.Parser) -> None:
+    """Arguments that the sweeps of convolutional networks share."""
+    p.add_argument("--momentum", type=cli.non_negative_float, default=0.9, help="of SGD")
     p.add_argument(
         "--no-augment",
         dest="augment",
@@ -91,8 +98,6 @@ def parser() -> cli.Parser:
         action="store_true",
         help="keep the parameters after the last epoch, as safetensors",
     )
-    run_arguments(p, out="runs/conv")
-    return p
 
 
 def cells(args: Any) -> list[Cell]:

@@ -15,6 +15,7 @@ JSON file in --out; a table and a figure close the run.
 from pathlib import Path
 from typing import Any
 
+from conv_sweep import conv_arguments
 from rich.console import Console
 
 from enorm_jax import cli
@@ -62,7 +63,6 @@ def parser() -> cli.Parser:
         default=0.1,
         help=f"initial learning rate at {RATE_AT} images, proportional to the batch size",
     )
-    p.add_argument("--momentum", type=cli.non_negative_float, default=0.9, help="of SGD")
     p.add_argument(
         "--weight-decay", type=cli.non_negative_float, default=1e-4, help="on all parameters"
     )
@@ -72,18 +72,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--groups", type=cli.positive_int, default=4, help="of a layer's channels, in gn and bcn"
     )
-    p.add_argument(
-        "--no-augment",
-        dest="augment",
-        action="store_false",
-        default=True,
-        help="whole images, without random crops and flips",
-    )
-    p.add_argument(
-        "--save-params",
-        action="store_true",
-        help="keep the parameters after the last epoch, as safetensors",
-    )
+    conv_arguments(p)
     run_arguments(p, out="runs/micro_batch")
     return p
 
