@@ -2,8 +2,6 @@
 
 import collections
 import dataclasses
-import os
-import pathlib
 
 from enorm_jax.cell import Cell
 from enorm_jax.jobs import Job
@@ -41,21 +39,3 @@ class Log:
                 self.on_epoch(cell)
 
         return tell
-
-
-def trainer(cell, folder):
-    """The process that holds a cell's lock, or None."""
-    lock = str(cell.lock_path(folder))
-    for process in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(link) == lock for link in (process / "fd").iterdir()):
-                return int(process.name)
-        except OSError:  # gone, or not ours
-            continue
-    return None
-
-
-def parent(pid):
-    """The process that started another."""
-    text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    return int(text.rpartition(")")[2].split()[1])

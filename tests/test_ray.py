@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import os
+import pathlib
 import shutil
 import signal
 
 import pytest
 from filelock import FileLock
-from sweeps import CELL, Log, content, job, parent, trainer
+from sweeps import CELL, Log, content, job
 
 from enorm_jax.cell import Cell
 from enorm_jax.errors import InputError
@@ -43,9 +44,9 @@ class Cluster:
 
     def node_of(self, pid):
         """The node whose raylet started a process."""
-        raylet = parent(pid)
+        parent = int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         for node in self.nodes:
-            if any(info.process.pid == raylet for info in node.all_processes["raylet"]):
+            if any(info.process.pid == parent for info in node.all_processes["raylet"]):
                 return node
         raise AssertionError(f"process {pid} belongs to no node")
 
@@ -74,6 +75,18 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     run_cells(CELLS, job(folder), Log())
     return content(folder)
+
+
+def trainer(cell, folder):
+    """The process that holds a cell's lock, or None."""
+    lock = str(cell.lock_path(folder))
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(link) == lock for link in (process / "fd").iterdir()):
+                return int(process.name)
+        except OSError:  # gone, or not ours
+            continue
+    return None
 
 
 def test_when_a_node_dies_and_then_a_process_every_cell_ends_with_the_same_bits(

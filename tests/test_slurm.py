@@ -1,15 +1,15 @@
 """Cells as tasks of submitit, with its own stand-ins for Slurm."""
 
-import contextlib
 import dataclasses
 import itertools
 import os
+import pathlib
 import signal
 import sys
 
 import pytest
 from filelock import FileLock
-from sweeps import CELL, CELLS, Log, content, job, parent, trainer
+from sweeps import CELL, CELLS, Log, content, job
 
 from enorm_jax import slurm_executor
 from enorm_jax.errors import InputError
@@ -37,11 +37,12 @@ def alone(tmp_path_factory):
     return cells, content(folder)
 
 
-def ancestry(pid):
+def parents(pid):
     """A process and what it comes from, nearest first."""
     while pid > 1:
         yield pid
-        pid = parent(pid)
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        pid = int(text.rpartition(")")[2].split()[1])
 
 
 def test_a_task_that_is_killed_goes_on_in_another_and_ends_with_the_same_bits(tmp_path, alone):
@@ -52,11 +53,18 @@ def test_a_task_that_is_killed_goes_on_in_another_and_ends_with_the_same_bits(tm
         """Kills the task with the process that watches over it, as the end of a node does."""
         if cell != cells[1] or killed:
             return
-        if pid := trainer(cell, tmp_path):
-            with contextlib.suppress(OSError):  # it has ended since
-                killed.extend(itertools.takewhile(lambda pid: pid != os.getpid(), ancestry(pid)))
-                for pid in reversed(killed):  # the watchers first
-                    os.kill(pid, signal.SIGKILL)
+        lock = str(cell.lock_path(tmp_path))
+        for process in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if any(os.readlink(link) == lock for link in (process / "fd").iterdir()):
+                    ancestry = parents(int(process.name))
+                    own = itertools.takewhile(lambda pid: pid != os.getpid(), ancestry)
+                    killed.extend(own)
+                    for pid in reversed(killed):  # the watchers first
+                        os.kill(pid, signal.SIGKILL)
+                    return
+            except OSError:
+                continue
 
     log = Log(kill)
     Executor("slurm", "local").run(cells, job(tmp_path), log)
