@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from enorm_jax import FullyConnected
-from enorm_jax.layers import dot_general_bfloat16, matmul_bfloat16
+from enorm_jax.layers import _tiles, dot_general_bfloat16, matmul_bfloat16
 
 
 def rounded(a):
@@ -56,14 +56,49 @@ def test_vmap_over_one_operand_broadcasts_the_other(operands):
     np.testing.assert_array_equal(own, jnp.stack([matmul_bfloat16(x[0], k) for k in w]))
 
 
-def test_on_a_cpu_no_product_has_a_transposed_operand(operands):
-    """Where XLA folded the transpose into the product, it left the fast path."""
+def test_on_a_cpu_no_product_has_its_first_operand_transposed(operands):
+    """Where XLA folds the transpose into the product, or widens operands, it is slow."""
     x, w, g = (a[0] for a in operands)
     text = jax.jit(product_and_gradients).lower(x, w, g).compile().as_text()
     products = [line for line in text.splitlines() if " dot(" in line]
     assert len(products) == 3
-    for line in products:
-        assert "lhs_contracting_dims={1}, rhs_contracting_dims={0}" in line
+    assert all("lhs_contracting_dims={1}" in line for line in products)
+    assert "f32[32,32]{1,0} convert(" not in text
+
+
+@pytest.mark.parametrize("shape", [(4, 500, 10), (80, 48, 64), (1, 1, 1)])
+def test_padding_to_whole_tiles_changes_nothing(shape):
+    """Integers, which bfloat16 holds and float32 sums exactly."""
+    batch, inputs, outputs = shape
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = (batch, inputs), (inputs, outputs), (batch, outputs)
+    x, w, g = (
+        jax.random.randint(key, s, -8, 9).astype(jnp.float32)
+        for key, s in zip(keys, shapes, strict=True)
+    )
+    y, dx, dw = product_and_gradients(x, w, g)
+    x, w, g = (np.asarray(a, np.float64) for a in (x, w, g))
+    np.testing.assert_array_equal(y, x @ w)
+    np.testing.assert_array_equal(dx, g @ w.T)
+    np.testing.assert_array_equal(dw, x.T @ g)
+
+
+def test_operands_are_rounded_to_the_nearest_even_and_nan_stays():
+    """Every upper half, with lower halves below, at and above the middle; subnormals are zero."""
+    upper = np.arange(2**16, dtype=np.uint32) << 16
+    lower = np.uint32([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    numbers = (upper[:, None] | lower).view(np.float32)
+    tiny = np.finfo(np.float32).tiny
+    finite = numbers[(np.isfinite(numbers) & (np.abs(numbers) >= tiny)).all(axis=1)]
+    with np.errstate(over="ignore"):
+        expected = finite.astype(ml_dtypes.bfloat16)
+    own = np.asarray(jax.jit(_tiles)(finite))[: finite.shape[0], : finite.shape[1]]
+    np.testing.assert_array_equal(own.view(np.uint16), expected.view(np.uint16))
+    special = jnp.array([[jnp.inf, -jnp.inf, jnp.inf - jnp.inf, -0.0]])
+    inf, negative, nan, zero = np.asarray(_tiles(special))[0, :4].astype(np.float32)
+    assert (inf, negative) == (np.inf, -np.inf)
+    assert np.isnan(nan)
+    assert np.signbit(zero)
 
 
 def test_on_a_gpu_runs_stay_one_batched_product(operands):
