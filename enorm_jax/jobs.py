@@ -10,7 +10,7 @@ from enorm_jax import data
 from enorm_jax.cell import Cell
 from enorm_jax.distributed import leads, run_cell_together
 from enorm_jax.fit import Epoch
-from enorm_jax.storage import Folder, TakenError, as_folder
+from enorm_jax.storage import Folder, TakenError, as_folder, bucket_errors
 from enorm_jax.sweep import progress, run_cell
 
 # How often a cell may lose its process before it is given up.
@@ -71,10 +71,14 @@ class Job:
 
         Raises:
           InputError: if the data set or a checkpoint cannot be read.
-          OSError: if the folder cannot be written.
+          OSError: if the folder or bucket cannot be written.
         """
         dataset = load_once(self.dataset, self.data_dir)
         out = as_folder(self.out)  # in this process
+        with bucket_errors(out):
+            self._run(cell, dataset, out, observer)
+
+    def _run(self, cell: Cell, dataset: data.Dataset, out: Folder, observer: Observer) -> None:
         observer.start(cell, progress(cell, out) if leads() else 0)
 
         def on_epoch(epoch: Epoch) -> None:

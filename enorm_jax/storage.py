@@ -30,6 +30,8 @@ SETTLES_IN = 2.0
 
 # What reaches a bucket, by the first part of its address.
 EXTRAS = {"gs": "gcs", "s3": "s3", "az": "azure"}
+# The packages underneath, whose errors are no `OSError`.
+CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
 
 
 class TakenError(Exception):
@@ -149,6 +151,29 @@ def check_writable(folder: Folder) -> None:
         raise InputError(
             f"cannot write to --out {os.fspath(folder)} ({why}): choose another folder"
         ) from None
+
+
+@contextlib.contextmanager
+def bucket_errors(folder: Folder) -> Iterator[None]:
+    """Raises an `OSError` where a bucket's client raises what only it knows.
+
+    Args:
+      folder: where the block reads and writes.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      OSError: if the bucket does not answer, or refuses.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
+            raise
+        raise OSError(
+            f"{os.fspath(folder)} failed ({error}): the same command goes on from what it holds"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def run_cell(
     owner: str | None = None,
     inherits: bool = False,
     together: bool = False,
-    on_claim: Callable[[bytes], None] = lambda checkpoint: None,
+    on_claim: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Trains a cell's seeds in parallel and writes its file, going on where it was stopped.
 
@@ -77,7 +77,7 @@ def run_cell(
       inherits: whether the owner's last process is dead for sure, as for `claim`.
       together: whether all devices of all processes share each batch; then every process must
         call this, as `enorm_jax.distributed.run_cell_together` does.
-      on_claim: called before training with the checkpoint that it goes on from, or with nothing.
+      on_claim: called before training, when no other process can write the cell's files.
 
     Returns:
       The content of the cell's file.
@@ -104,8 +104,7 @@ def run_cell(
         if cell.result_path(folder).exists():
             return json.loads(cell.result_path(folder).read_text(encoding="utf-8"))
         remove_unfinished(folder, cell.stem)
-        path = cell.checkpoint_path(folder)
-        on_claim(path.read_bytes() if path.exists() else b"")
+        on_claim()
         result = _run(cell, dataset, folder, save_params, on_epoch, together)
         # Whoever opened it before finds the cell done.
         cell.lock_path(folder).unlink(missing_ok=True)

@@ -192,6 +192,26 @@ def test_a_cell_in_a_bucket_goes_on_where_it_was_stopped_with_the_bits_of_a_fold
     assert names == {cell.result_path(place).name, cell.params_path(place).name}
 
 
+def test_a_bucket_that_fails_in_the_middle_is_one_line_and_the_cell_goes_on(
+    bucket, tmp_path, monkeypatch
+):
+    import botocore.exceptions
+
+    cell = dataclasses.replace(CELL, epochs=4)
+    place = as_folder(bucket) / tmp_path.name
+
+    def fail(path, content):
+        raise botocore.exceptions.EndpointConnectionError(endpoint_url="http://runs")
+
+    with monkeypatch.context() as patch:
+        break_off = lambda cell: patch.setattr("enorm_jax.checkpoint.write_whole", fail)  # noqa: E731
+        with pytest.raises(OSError, match=r"s3://runs/.* failed \(Could not connect .* goes on"):
+            job(place).run(cell, Log(break_off))
+    log = Log()
+    job(place).run(cell, log)
+    assert log.told == {"start": 1, "epoch": 3, "done": 1}
+
+
 def test_what_can_hold_no_files_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="neither a folder nor a bucket: write a path or one of"):
         as_folder("ftp://host/runs")
