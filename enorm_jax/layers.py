@@ -17,7 +17,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TILE = 32
 
 
-def matmul_bfloat16(x: jax.Array, w: jax.Array, *, split: bool = False) -> jax.Array:
+def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
     r"""A float32 matrix product whose operands are rounded to bfloat16, as are its gradients'.
 
     .. math::
@@ -25,9 +25,6 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array, *, split: bool = False) -> jax.A
         \bar x = \hat{\bar y} \hat w^\top, \quad
         \bar w = \hat x^\top \hat{\bar y}, \quad
         \hat a = \mathrm{bfloat16}(a)
-
-    With `split`, y has a second product, of what rounding took from w: w then counts with 16 bits
-    instead of 8.
 
     Sums are float32. Inside, operands are padded with zeros to whole tiles. CPUs multiply bfloat16
     slowly where the first operand is transposed, so that there it is laid out anew, and `vmap`
@@ -37,7 +34,6 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array, *, split: bool = False) -> jax.A
     Args:
       x: (batch, in), float32.
       w: (in, out), float32.
-      split: whether w counts with its rest.
 
     Returns:
       (batch, out), float32.
@@ -45,32 +41,27 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array, *, split: bool = False) -> jax.A
     Example:
       >>> import jax.numpy as jnp
       >>> from enorm_jax.layers import matmul_bfloat16
-      >>> x, w = jnp.ones((1, 2)), jnp.array([[1 + 2**-9], [2.0]])  # bfloat16 has 8 bits
-      >>> float(matmul_bfloat16(x, w)[0, 0]), float(matmul_bfloat16(x, w, split=True)[0, 0])
-      (3.0, 3.001953125)
+      >>> x = jnp.array([[1 + 2**-9, 2.0]])  # bfloat16 has 8 bits
+      >>> float(matmul_bfloat16(x, jnp.ones((2, 1)))[0, 0])
+      3.0
     """
-    return _matmul(w.shape, split, x, w)
+    return _matmul(w.shape, x, w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _matmul(shape: tuple[int, int], split: bool, x: jax.Array, w: jax.Array) -> jax.Array:
-    return _forward(shape, split, x, w)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _matmul(shape: tuple[int, int], x: jax.Array, w: jax.Array) -> jax.Array:
+    return _forward(shape, x, w)[0]
 
 
 def _forward(
-    shape: tuple[int, int], split: bool, x: jax.Array, w: jax.Array
+    shape: tuple[int, int], x: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     tiles = _tiles(x), _tiles(w)
-    y = _product(*tiles)[: len(x), : shape[1]]
-    if split:
-        # Not a conversion there and back, which XLA may leave out; and to pad is not worth it here.
-        rest = w - jax.lax.reduce_precision(w, exponent_bits=8, mantissa_bits=7)
-        y += _product(tiles[0][: len(x), : shape[0]], rest.astype(jnp.bfloat16))
-    return y, tiles
+    return _product(*tiles)[: len(x), : shape[1]], tiles
 
 
 def _backward(
-    shape: tuple[int, int], split: bool, tiles: tuple[jax.Array, jax.Array], g: jax.Array
+    shape: tuple[int, int], tiles: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     (x, w), (inputs, outputs), narrow = tiles, shape, _tiles(g)
     of_x, of_w = _product_with_transpose(narrow, w), _product(_transpose(x), narrow)
@@ -86,8 +77,6 @@ def dot_general_bfloat16(
     dimension_numbers: Any,
     precision: Any = None,
     preferred_element_type: Any = None,
-    *,
-    split: bool = False,
 ) -> jax.Array:
     """`matmul_bfloat16` as ``flax.linen.Dense(..., dot_general=dot_general_bfloat16)`` takes it.
 
@@ -97,7 +86,6 @@ def dot_general_bfloat16(
       dimension_numbers: those of a dense layer: x's last axis against the kernel's first.
       precision: not used: bfloat16 operands, float32 sums.
       preferred_element_type: not used: the result is float32.
-      split: whether the kernel counts with what rounding takes from it.
 
     Returns:
       (..., out), float32.
@@ -121,8 +109,7 @@ def dot_general_bfloat16(
             f"and {kernel.shape} with dimension numbers {dimension_numbers}"
         )
     flat = x.reshape(-1, x.shape[-1])
-    y = matmul_bfloat16(flat, kernel, split=split)
-    return y.reshape(*x.shape[:-1], kernel.shape[1])
+    return matmul_bfloat16(flat, kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def _one_by_one(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

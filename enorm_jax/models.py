@@ -1,6 +1,5 @@
 """The networks of the papers."""
 
-import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -35,8 +34,7 @@ class FullyConnected(nn.Module):
       dense: kind of the hidden layers, called as `nn.Dense` is.
       output: kind of the last layer, likewise.
       precision: of the matrix products' operands, ``"float32"`` or ``"bfloat16"``; parameters,
-        sums and everything else stay float32, and the first kernel counts with 16 bits: pixels
-        vary together, so that the errors of its weights add up.
+        sums and everything else stay float32.
       kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
 
     Example:
@@ -85,20 +83,17 @@ class FullyConnected(nn.Module):
         x = x.reshape(x.shape[0], -1)
         digits = max(2, len(str(self.depth + 1)))
         for k in range(self.depth + 1):
-            x = self._layer(self.dense, self.width, f"layer_{k:0{digits}d}", split=k == 0)(x)
+            x = self._layer(self.dense, self.width, f"layer_{k:0{digits}d}")(x)
             if self.norm is not None:
                 x = self.norm(train=train, name=f"norm_{k:0{digits}d}")(x)
             x = nn.relu(x)
         return self._layer(self.output, self.classes, f"layer_{self.depth + 1:0{digits}d}")(x)
 
-    def _layer(self, dense: Dense, units: int, name: str, split: bool = False) -> nn.Module:
-        products = None
-        if self.precision == "bfloat16":
-            products = functools.partial(dot_general_bfloat16, split=split)
+    def _layer(self, dense: Dense, units: int, name: str) -> nn.Module:
         return dense(
             units,
             use_bias=self.use_bias,
             kernel_init=INITIALIZERS[self.kernel_init],
-            dot_general=products,
+            dot_general=dot_general_bfloat16 if self.precision == "bfloat16" else None,
             name=name,
         )
