@@ -8,6 +8,10 @@ import signal
 import sys
 
 import pytest
+
+# Now, while the standard error is the session's: its import has all log handlers closed, and
+# absl's closes with it a stream that is not the standard error of the moment.
+import submitit  # noqa: F401
 from filelock import FileLock
 from sweeps import CELL, CELLS, Log, content, job
 
@@ -93,9 +97,9 @@ def test_stand_ins_are_given_no_more_cells_at_once_than_there_are_cores(
     given = []
     submitted = slurm_executor._submitted
 
-    def counting(submitit, executor, task, cells):
+    def counting(library, executor, task, cells):
         given.append(len(cells))
-        return submitted(submitit, executor, task, cells)
+        return submitted(library, executor, task, cells)
 
     monkeypatch.setattr(slurm_executor, "_submitted", counting)
     monkeypatch.setattr(slurm_executor, "available_cores", lambda: [0, 1])
