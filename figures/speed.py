@@ -1,8 +1,8 @@
 """The benchmark as a picture: seconds per epoch and network, and the roofline.
 
-    python figures/speed.py
+    python figures/speed.py [FILE]
 
-draws the committed benchmark, in a second.
+draws the committed benchmark, in a second; benchmark-amx.json gives speed-amx.png.
 """
 
 import json
@@ -102,7 +102,7 @@ def main() -> None:
     bars(left, closely)
     roofline(right, found)
     args.out.mkdir(parents=True, exist_ok=True)
-    for path in save(figure, args.out / "speed"):
+    for path in save(figure, args.out / args.file.stem.replace("benchmark", "speed")):
         print(path)
 
 
