@@ -107,12 +107,12 @@ def test_when_a_node_dies_and_then_a_process_every_cell_ends_with_the_same_bits(
     log = Log(kill)
     cluster.executor.run(CELLS, job(tmp_path), log)
     assert len(killed) == 2
-    assert log.told["died"] >= 2  # on a loaded machine Ray takes a slow node for a dead one
+    assert log.told["died"] >= 2  # more if Ray gives the dead node a cell before it notices
     assert log.told["done"] == len(CELLS)
     assert content(tmp_path) == alone
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
-    resumed = [result for result in read_results(tmp_path) if result["resumed_from"]]
-    assert len(resumed) >= 2  # they went on from their last epochs
+    resumed = {(r["depth"], r["method"]) for r in read_results(tmp_path) if r["resumed_from"]}
+    assert resumed >= {(cell.depth, cell.method) for cell in killed}  # on from their last epochs
 
 
 def test_a_cell_whose_processes_always_die_is_given_up_with_one_line(cluster, tmp_path):
