@@ -10,7 +10,8 @@ from enorm_jax import data
 from enorm_jax.cell import Cell
 from enorm_jax.distributed import leads, run_cell_together
 from enorm_jax.fit import Epoch
-from enorm_jax.storage import Folder, TakenError, as_folder, bucket_errors
+from enorm_jax.locking import TakenError
+from enorm_jax.storage import Folder, as_folder, bucket_errors
 from enorm_jax.sweep import progress, run_cell
 
 # How often a cell may lose its process before it is given up.

@@ -9,11 +9,8 @@ import collections
 import contextlib
 import dataclasses
 import enum
-import logging
 import os
-import socket
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,9 @@ from enorm_jax.compilation import keep_compiled
 from enorm_jax.cores import claim_cores
 from enorm_jax.errors import InputError
 from enorm_jax.jobs import ATTEMPTS, Job, Observer, Patience
+from enorm_jax.ray_cluster import check_room, connect
 from enorm_jax.storage import Folder, as_folder, write_whole
 
-logger = logging.getLogger(__name__)
-
-CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.2
 TOKEN = ".shared-{}"
 
@@ -59,9 +54,9 @@ def run_on_ray(
         process died three times, or as `Job.run`.
       OSError: as `Job.run`.
     """
-    ray = _connected(address)
+    ray = connect(address)
     try:
-        _check_room(ray, cpus, gpus)
+        check_room(ray, cpus, gpus)
         with _sharing_token(job) as token:
             _Driver(ray, job, observer, token, cpus, gpus).run(cells, at_once or len(cells))
     finally:
@@ -213,54 +208,6 @@ def _train(
             return {path.name: path.read_bytes() for path in paths if path.exists()}
     except (InputError, OSError) as error:
         return error
-
-
-def _connected(address: str | None) -> Any:
-    """Ray, connected to a cluster."""
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--executor ray needs Ray: pip install 'enorm_jax[cluster]'") from None
-    where = address or os.environ.get("RAY_ADDRESS")
-    advice = "start one with `ray start --head`, or give its address as --executor ray:HOST:PORT"
-    _check_reachable(where, advice)
-    options: dict[str, Any] = {} if where else {"include_dashboard": False}
-    try:
-        with warnings.catch_warnings():
-            # What Ray forks, it replaces by other programs at once.
-            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # Ray has no common one for it
-        first = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise InputError(
-            f"no Ray cluster at {where or 'this machine'} ({first}): {advice}"
-        ) from None
-    return ray
-
-
-def _check_reachable(where: str | None, advice: str) -> None:
-    """Ray itself would try for a minute."""
-    host, _, port = (where or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"no Ray cluster at {where} ({why}): {advice}") from None
-
-
-def _check_room(ray: Any, cpus: int, gpus: float) -> None:
-    """Refuses what no node could ever run."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not gpus and any(node.get("GPU", 0) for node in nodes):
-        logger.info("the cluster has GPUs, and cells take none: give --gpus-per-cell to use them")
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
-        raise InputError(
-            f"no node of the cluster has {cpus} cores and {gpus:g} GPUs, the largest has "
-            f"{most[0]:g} and {most[1]:g}: ask for fewer with --cpus-per-cell, --gpus-per-cell"
-        )
 
 
 @contextlib.contextmanager

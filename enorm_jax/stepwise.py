@@ -13,17 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from enorm_jax import devices
-from enorm_jax.training import (
-    Carry,
-    Recipe,
-    TrainState,
-    batch_totals,
-    epoch_key,
-    first_carry,
-    kernel_norms,
-    last_state,
-    step_of_epoch,
-)
+from enorm_jax.evaluation import batch_totals, kernel_norms
+from enorm_jax.recipe import Recipe, TrainState
+from enorm_jax.training import Carry, epoch_key, first_carry, last_state, step_of_epoch
 
 EVALUATION_BATCH = 250  # activations of more would leave the caches
 

@@ -14,11 +14,13 @@ from enorm_jax.cell import SEED_LIMIT, Cell
 from enorm_jax.checkpoint import load_arrays, read_metadata, save_arrays
 from enorm_jax.data import Dataset, held_out, with_inputs
 from enorm_jax.devices import batch_mesh
-from enorm_jax.fit import Epoch, Program, compile_program, fit
+from enorm_jax.fit import Epoch, fit
 from enorm_jax.history import History, final, new_history, record
+from enorm_jax.locking import claim
+from enorm_jax.program import Program, compile_program
+from enorm_jax.recipe import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 from enorm_jax.results import provenance, write_json
-from enorm_jax.storage import Folder, claim, remove_unfinished
-from enorm_jax.training import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
+from enorm_jax.storage import Folder, remove_unfinished
 
 
 def recipe(cell: Cell, dataset: Dataset, together: bool = False) -> Recipe:

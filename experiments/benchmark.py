@@ -28,13 +28,14 @@ import jax
 from rich.console import Console
 
 from comparisons import ratios, table
-from enorm_jax import cli, data
-from enorm_jax.fit import Program, compile_program, fit
+from enorm_jax import cli, data, parse
+from enorm_jax.fit import fit
 from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import STUDY, make_method
+from enorm_jax.program import Program, compile_program
+from enorm_jax.recipe import Recipe, hyperparameters
 from enorm_jax.results import provenance, write_json
 from enorm_jax.timing import epoch_flops, matmul_rate, parameter_count
-from enorm_jax.training import Recipe, hyperparameters
 from enorm_jax.workers import default_workers, split_cores
 
 HERE = Path(__file__).parent
@@ -44,15 +45,15 @@ Epochs = Iterator[tuple[float, float]]  # seconds of training, and of the test p
 def parser() -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    p.add_argument("--depths", type=cli.depths, default="1,9,19", help="1-19, 1-19:1 or 1,9,19")
+    p.add_argument("--depths", type=parse.depths, default="1,9,19", help="1-19, 1-19:1 or 1,9,19")
     p.add_argument(
-        "--closely", type=cli.positive_int, default=9, metavar="P",
+        "--closely", type=parse.positive_int, default=9, metavar="P",
         help="depth at which seeds, workers and PyTorch are timed too",
     )  # fmt: skip
     p.add_argument(
-        "--methods", type=cli.methods, default=STUDY, help="comma-separated names, study or all"
+        "--methods", type=parse.methods, default=STUDY, help="comma-separated names, study or all"
     )
-    p.add_argument("--rounds", type=cli.positive_int, default=5)
+    p.add_argument("--rounds", type=parse.positive_int, default=5)
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
     p.add_argument("--out", type=Path, help="JSON file to write")

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.models import INITIALIZERS
@@ -30,38 +30,38 @@ def parser() -> cli.Parser:
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument(
         "--method",
-        type=cli.methods,
+        type=parse.methods,
         default="baseline,bn,gn,enorm,enorm+bn",
         help="one or several, as for fc_sweep.py; ws+gn and its like want --norm-after all",
     )
-    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument("--seeds", type=parse.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(
         "--width",
-        type=cli.positive_float,
+        type=parse.positive_float,
         default=1.0,
         help="multiplies the published numbers of channels, 128 to 320",
     )
     p.add_argument(
-        "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
+        "--train-images", type=parse.positive_int, metavar="N", help="train on the first N images"
     )
     p.add_argument(
-        "--epochs", type=cli.positive_int, default=128, help="epochs, over which the rate decays"
+        "--epochs", type=parse.positive_int, default=128, help="epochs, over which the rate decays"
     )
-    p.add_argument("--batch-size", type=cli.positive_int, default=256, help="images in a step")
+    p.add_argument("--batch-size", type=parse.positive_int, default=256, help="images in a step")
     p.add_argument(
-        "--lr", type=cli.floats, default=(0.05,), help="initial learning rate, one or several"
+        "--lr", type=parse.floats, default=(0.05,), help="initial learning rate, one or several"
     )
     p.add_argument(
-        "--weight-decay", type=cli.non_negative_float, default=1e-3, help="on all parameters"
+        "--weight-decay", type=parse.non_negative_float, default=1e-3, help="on all parameters"
     )
     p.add_argument(
         "--c",
-        type=cli.positive_float,
+        type=parse.positive_float,
         default=1.1,
         help="ratio of outgoing to incoming norms that ENorm aims at",
     )
     p.add_argument(
-        "--groups", type=cli.positive_int, default=8, help="of a layer's channels, in gn and bcn"
+        "--groups", type=parse.positive_int, default=8, help="of a layer's channels, in gn and bcn"
     )
     p.add_argument(
         "--norm-after",
@@ -85,7 +85,7 @@ def parser() -> cli.Parser:
 
 def conv_arguments(p: cli.Parser) -> None:
     """Arguments that the sweeps of convolutional networks share."""
-    p.add_argument("--momentum", type=cli.non_negative_float, default=0.9, help="of SGD")
+    p.add_argument("--momentum", type=parse.non_negative_float, default=0.9, help="of SGD")
     p.add_argument(
         "--no-augment",
         dest="augment",

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cell import Cell, same_setting
 from enorm_jax.display import title
 from enorm_jax.divergence import Run, runs_of
@@ -75,16 +75,16 @@ def parser() -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument("grid", choices=list(GRIDS), nargs="+", help="which points to train")
-    p.add_argument("--depths", type=cli.depths, help="instead of the grid's: 5-9 or 5,19")
-    p.add_argument("--c", type=cli.floats, help="instead of the grid's, one or several")
-    p.add_argument("--lr", type=cli.floats, help="rates instead of the grid's")
-    p.add_argument("--seeds", type=cli.seeds, help="instead of the grid's: 3, 20-39 or 5,7")
-    p.add_argument("--epochs", type=cli.positive_int, default=1, help="epochs, at constant rate")
-    p.add_argument("--batch-size", type=cli.positive_int, default=256, help="images in a step")
-    p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
+    p.add_argument("--depths", type=parse.depths, help="instead of the grid's: 5-9 or 5,19")
+    p.add_argument("--c", type=parse.floats, help="instead of the grid's, one or several")
+    p.add_argument("--lr", type=parse.floats, help="rates instead of the grid's")
+    p.add_argument("--seeds", type=parse.seeds, help="instead of the grid's: 3, 20-39 or 5,7")
+    p.add_argument("--epochs", type=parse.positive_int, default=1, help="epochs, at constant rate")
+    p.add_argument("--batch-size", type=parse.positive_int, default=256, help="images in a step")
+    p.add_argument("--width", type=parse.positive_int, default=500, help="units of a hidden layer")
     p.add_argument("--precision", choices=PRECISIONS, default="float32", help="as in fc_sweep.py")
     p.add_argument(
-        "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
+        "--train-images", type=parse.positive_int, metavar="N", help="train on the first N images"
     )
     run_arguments(p, out="results/divergence")
     p.set_defaults(save_params=False)

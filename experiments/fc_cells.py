@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
 from enorm_jax.inputs import INPUTS
 from enorm_jax.layers import PRECISIONS
@@ -22,13 +22,13 @@ def parser(description: str | None) -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=description, formatter_class=cli.HelpFormatter)
     network_arguments(p, depths="1-19")
-    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument("--seeds", type=parse.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(
-        "--epochs", type=cli.positive_int, default=60, help="epochs, over which the rate decays"
+        "--epochs", type=parse.positive_int, default=60, help="epochs, over which the rate decays"
     )
     p.add_argument(
         "--lr",
-        type=cli.floats,
+        type=parse.floats,
         help="initial learning rate, one or several; default: the published one, or where the "
         "study has none, that of the nearest depth in experiments/learning_rates.json",
     )
@@ -42,7 +42,7 @@ def parser(description: str | None) -> cli.Parser:
     run_arguments(p, out="runs")
     p.add_argument(
         "--restarts",
-        type=cli.count,
+        type=parse.count,
         default=0,
         metavar="N",
         help="start a diverged seed again with another, up to N times",
@@ -59,7 +59,7 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
     """Arguments that say which networks to train; `depths` is what depths are by default."""
     p.add_argument(
         "--method",
-        type=cli.methods,
+        type=parse.methods,
         nargs="+",
         required=True,
         help=f"one or several of {', '.join(METHODS)}; study for the four of the study, or all; "
@@ -67,7 +67,7 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
     )
     p.add_argument(
         "--depths",
-        type=cli.depths,
+        type=parse.depths,
         default=depths,
         help="1-19 (1, 3, ..., 19), 1-19:1 (every one) or 1,9,19",
     )
@@ -82,13 +82,13 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
     )
     p.add_argument(
         "--c",
-        type=cli.positive_float,
+        type=parse.positive_float,
         default=1.2,
         help="ratio of outgoing to incoming norms that ENorm aims at",
     )
-    p.add_argument("--batch-size", type=cli.positive_int, default=256, help="images in a step")
+    p.add_argument("--batch-size", type=parse.positive_int, default=256, help="images in a step")
     p.add_argument(
-        "--weight-decay", type=cli.non_negative_float, default=1e-3, help="on all parameters"
+        "--weight-decay", type=parse.non_negative_float, default=1e-3, help="on all parameters"
     )
     p.add_argument(
         "--precision",
@@ -98,11 +98,11 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
     )
     p.add_argument(
         "--groups",
-        type=cli.positive_int,
+        type=parse.positive_int,
         default=GROUPS,
         help="of a layer's units, in gn and bcn; divides the width",
     )
-    p.add_argument("--width", type=cli.positive_int, default=500, help="units of a hidden layer")
+    p.add_argument("--width", type=parse.positive_int, default=500, help="units of a hidden layer")
 
 
 def run_arguments(p: cli.Parser, out: str) -> None:
@@ -113,21 +113,21 @@ def run_arguments(p: cli.Parser, out: str) -> None:
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
     p.add_argument(
         "--out",
-        type=cli.folder,
+        type=parse.folder,
         default=HERE / out,
         metavar="DIR",
         help="folder for cells and figures, also gs://bucket/... or s3://bucket/...",
     )
     p.add_argument(
         "--workers",
-        type=cli.positive_int,
+        type=parse.positive_int,
         metavar="N",
         help="cells trained side by side; default on this machine, where each has a process with "
         "its own cores: as many as cores on a CPU, one on a GPU; elsewhere: as many as fit",
     )
     p.add_argument(
         "--executor",
-        type=cli.executor,
+        type=parse.executor,
         default="local",
         metavar="ENGINE[:WHERE]",
         help="what trains the cells: local, this machine; ray, a Ray cluster (of this machine, or "
@@ -135,14 +135,14 @@ def run_arguments(p: cli.Parser, out: str) -> None:
     )
     p.add_argument(
         "--cpus-per-cell",
-        type=cli.positive_int,
+        type=parse.positive_int,
         default=1,
         metavar="N",
         help="cores that a cell takes, with ray and slurm",
     )
     p.add_argument(
         "--gpus-per-cell",
-        type=cli.non_negative_float,
+        type=parse.non_negative_float,
         default=0.0,
         metavar="X",
         help="GPUs that a cell takes, likewise; with ray a fraction shares one",
@@ -160,7 +160,7 @@ def run_arguments(p: cli.Parser, out: str) -> None:
     )
     p.add_argument(
         "--slurm",
-        type=cli.option,
+        type=parse.option,
         nargs="+",
         action="extend",
         default=[],
@@ -213,7 +213,7 @@ def variants(p: cli.Parser) -> None:
         help="of the learning rate; notebook falls by 0.1 in all, below 0 if it starts lower",
     )
     p.add_argument(
-        "--train-images", type=cli.positive_int, metavar="N", help="train on the first N images"
+        "--train-images", type=parse.positive_int, metavar="N", help="train on the first N images"
     )
     p.add_argument(
         "--select",

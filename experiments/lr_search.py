@@ -20,7 +20,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from enorm_jax import cli, published
+from enorm_jax import cli, parse, published
 from enorm_jax.cell import Cell, same_setting
 from enorm_jax.display import title
 from enorm_jax.errors import InputError
@@ -39,25 +39,25 @@ def parser() -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     network_arguments(p, depths="1,7,13,19")
-    p.add_argument("--grid", type=cli.floats, default=GRID, help="learning rates to compare")
-    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument("--grid", type=parse.floats, default=GRID, help="learning rates to compare")
+    p.add_argument("--seeds", type=parse.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(
         "--folds",
-        type=cli.positive_int,
+        type=parse.positive_int,
         default=1,
         help=f"how many of the {FOLDS} parts of the training images are held out in turn",
     )
     p.add_argument(
-        "--epochs", type=cli.positive_int, default=10, help="epochs, over which the rate decays"
+        "--epochs", type=parse.positive_int, default=10, help="epochs, over which the rate decays"
     )
     p.add_argument(
         "--check",
-        type=cli.depths,
+        type=parse.depths,
         default=(),
         metavar="DEPTHS",
         help="depths to search at full length too",
     )
-    p.add_argument("--full", type=cli.positive_int, default=60, help="epochs of full length")
+    p.add_argument("--full", type=parse.positive_int, default=60, help="epochs of full length")
     p.add_argument(
         "--write", type=Path, default=RATES, metavar="FILE", help="where the winners are kept"
     )

@@ -24,18 +24,20 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from enorm_jax import cli, data
+from enorm_jax import cli, data, parse
 from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
-from enorm_jax.fit import Epoch, compile_program, fit
+from enorm_jax.fit import Epoch, fit
 from enorm_jax.kernels import WeightStandardizedConv
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
+from enorm_jax.program import compile_program
+from enorm_jax.recipe import Recipe, TrainState, hyperparameters
 from enorm_jax.results import provenance, rounded, write_json
 from enorm_jax.singularities import activity, eliminated, relu_inputs
 from enorm_jax.smoothness import along_gradient
 from enorm_jax.sweep import recipe
-from enorm_jax.training import Recipe, TrainState, batch_loss, hyperparameters
+from enorm_jax.training import batch_loss
 from fc_cells import HERE
 from micro_batch import RATE_AT, at_batch
 from train_cells import check
@@ -62,28 +64,30 @@ def parser() -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument("what", choices=list(METHODS), nargs="+", help="which of them to measure")
-    p.add_argument("--method", type=cli.methods, help="instead of those of elimination, smoothness")
-    p.add_argument("--seeds", type=cli.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument(
+        "--method", type=parse.methods, help="instead of those of elimination, smoothness"
+    )
+    p.add_argument("--seeds", type=parse.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(
         "--width",
-        type=cli.positive_float,
+        type=parse.positive_float,
         default=0.25,
         help="multiplies the published numbers of channels, 128 to 320",
     )
     p.add_argument(
         "--train-images",
-        type=cli.positive_int,
+        type=parse.positive_int,
         default=5120,
         metavar="N",
         help="train on the first N images",
     )
-    p.add_argument("--epochs", type=cli.positive_int, default=5, help="epochs")
-    p.add_argument("--batch-size", type=cli.positive_int, default=64, help="images in a step")
+    p.add_argument("--epochs", type=parse.positive_int, default=5, help="epochs")
+    p.add_argument("--batch-size", type=parse.positive_int, default=64, help="images in a step")
     p.add_argument(
-        "--lr", type=cli.positive_float, default=0.05, help=f"learning rate at {RATE_AT} images"
+        "--lr", type=parse.positive_float, default=0.05, help=f"learning rate at {RATE_AT} images"
     )
     p.add_argument(
-        "--groups", type=cli.positive_int, default=8, help="of a layer's channels, in gn and bcn"
+        "--groups", type=parse.positive_int, default=8, help="of a layer's channels, in gn and bcn"
     )
     p.add_argument(
         "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"

@@ -18,7 +18,7 @@ from typing import Any
 from conv_sweep import conv_arguments
 from rich.console import Console
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.results import read_results
@@ -35,42 +35,42 @@ def parser() -> cli.Parser:
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument(
         "--method",
-        type=cli.methods,
+        type=parse.methods,
         default="bn,gn,ws+gn,bcn,ws+bcn,ln",
         help="one or several, as for fc_sweep.py",
     )
     p.add_argument(
-        "--batch-sizes", type=cli.positive_ints, default="1,2,4,8,64", help="images in a step"
+        "--batch-sizes", type=parse.positive_ints, default="1,2,4,8,64", help="images in a step"
     )
-    p.add_argument("--seeds", type=cli.seeds, default="3", help="3 (0, 1, 2), 1000-1002 or 5,7")
-    p.add_argument("--depth", type=cli.positive_int, default=8, help="layers: 8, 14, 20, ...")
+    p.add_argument("--seeds", type=parse.seeds, default="3", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument("--depth", type=parse.positive_int, default=8, help="layers: 8, 14, 20, ...")
     p.add_argument(
-        "--width", type=cli.positive_int, default=16, help="channels of the first of three stages"
+        "--width", type=parse.positive_int, default=16, help="channels of the first of three stages"
     )
     p.add_argument(
         "--train-images",
-        type=cli.positive_int,
+        type=parse.positive_int,
         default=5120,
         metavar="N",
         help="train on the first N images",
     )
     p.add_argument(
-        "--epochs", type=cli.positive_int, default=10, help="epochs, over which the rate decays"
+        "--epochs", type=parse.positive_int, default=10, help="epochs, over which the rate decays"
     )
     p.add_argument(
         "--lr",
-        type=cli.positive_float,
+        type=parse.positive_float,
         default=0.1,
         help=f"initial learning rate at {RATE_AT} images, proportional to the batch size",
     )
     p.add_argument(
-        "--weight-decay", type=cli.non_negative_float, default=1e-4, help="on all parameters"
+        "--weight-decay", type=parse.non_negative_float, default=1e-4, help="on all parameters"
     )
     p.add_argument(
-        "--c", type=cli.positive_float, default=1.1, help="ratio of norms that ENorm aims at"
+        "--c", type=parse.positive_float, default=1.1, help="ratio of norms that ENorm aims at"
     )
     p.add_argument(
-        "--groups", type=cli.positive_int, default=4, help="of a layer's channels, in gn and bcn"
+        "--groups", type=parse.positive_int, default=4, help="of a layer's channels, in gn and bcn"
     )
     conv_arguments(p)
     run_arguments(p, out="runs/micro_batch")

@@ -22,17 +22,12 @@ from enorm_jax import FullyConnected, cli, data, published, rescale
 from enorm_jax.checkpoint import load_variables
 from enorm_jax.equalize import equalizing_scales
 from enorm_jax.errors import InputError
+from enorm_jax.evaluation import evaluate
 from enorm_jax.methods import STUDY, make_method
 from enorm_jax.quantization import fold_batch_norm, quantize_weights
+from enorm_jax.recipe import Recipe, TrainState, hyperparameters, init_state
 from enorm_jax.results import provenance, write_json
-from enorm_jax.training import (
-    Recipe,
-    TrainState,
-    evaluate,
-    hyperparameters,
-    init_state,
-    train_epoch,
-)
+from enorm_jax.training import train_epoch
 
 BITS = (8, 7, 6, 5, 4, 3)
 Network = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # settings, params, batch_stats

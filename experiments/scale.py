@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cores import available_cores
 from enorm_jax.errors import InputError
 from enorm_jax.results import provenance, read_results, write_json
@@ -112,7 +112,7 @@ def main() -> None:
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument("what", choices=["measure", "predict"], nargs="?", default="predict")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
-    p.add_argument("--rounds", type=cli.positive_int, default=2, help="of all sweeps")
+    p.add_argument("--rounds", type=parse.positive_int, default=2, help="of all sweeps")
     args = p.parse_args()
     if args.what == "measure":
         if len(available_cores()) < 2:

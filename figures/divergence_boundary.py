@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from enorm_jax import FullyConnected, bias_amplification, cli
+from enorm_jax import FullyConnected, bias_amplification, cli, parse
 from enorm_jax.cell import LATER
 from enorm_jax.divergence import Run, boundary, common_setting, runs_of
 from enorm_jax.errors import InputError
@@ -209,9 +209,9 @@ def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
-        "results", type=cli.folder, nargs="?", default=STUDY, help="folder of points"
+        "results", type=parse.folder, nargs="?", default=STUDY, help="folder of points"
     )
-    parser.add_argument("--out", type=cli.folder, help="folder; default: that of the points")
+    parser.add_argument("--out", type=parse.folder, help="folder; default: that of the points")
     args = parser.parse_args()
     cells = [
         LATER | cell

@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cell import LATER
 from enorm_jax.divergence import Run, common_setting, runs_of, share
 from enorm_jax.errors import InputError
@@ -140,9 +140,9 @@ def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
-        "results", type=cli.folder, nargs="?", default=STUDY, help="folder of points"
+        "results", type=parse.folder, nargs="?", default=STUDY, help="folder of points"
     )
-    parser.add_argument("--out", type=cli.folder, help="folder; default: that of the points")
+    parser.add_argument("--out", type=parse.folder, help="folder; default: that of the points")
     args = parser.parse_args()
     found = read_results(args.results)
     cells = [LATER | cell for cell in found if cell["experiment"] == "divergence"]

@@ -10,7 +10,7 @@ import collections
 from pathlib import Path
 from typing import Any
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.errors import InputError
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.plotting import accuracy_over_depth
@@ -40,11 +40,11 @@ def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
-        "results", type=cli.folder, nargs="?", default=STUDY,
+        "results", type=parse.folder, nargs="?", default=STUDY,
         help="folder of cells",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=cli.folder, help="folder for the drawings; default: that of the cells"
+        "--out", type=parse.folder, help="folder for the drawings; default: that of the cells"
     )
     parser.add_argument(
         "--published", choices=["study", "original", "both"], default="study",

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.curves import comparable, curves
 from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
@@ -104,15 +104,15 @@ def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
-        "results", type=cli.folder, nargs="?", default=STUDY, help="folder of cells"
+        "results", type=parse.folder, nargs="?", default=STUDY, help="folder of cells"
     )
-    parser.add_argument("--depth", type=cli.positive_int, default=9, help="depth p")
+    parser.add_argument("--depth", type=parse.positive_int, default=9, help="depth p")
     parser.add_argument("--bias", action="store_true", help="networks with bias")
     parser.add_argument(
-        "--out", type=cli.folder, help="folder for the drawings; default: that of the cells"
+        "--out", type=parse.folder, help="folder for the drawings; default: that of the cells"
     )
     parser.add_argument(
-        "--method", type=cli.methods, default="study", help="methods: study, all or their names"
+        "--method", type=parse.methods, default="study", help="methods: study, all or their names"
     )
     args = parser.parse_args()
     out = args.out or (args.results if args.results != STUDY else HERE)

@@ -2,42 +2,42 @@ import argparse
 
 import pytest
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("parse", "text", "want"),
+    ("read", "text", "want"),
     [
-        (cli.depths, "1-19", tuple(range(1, 20, 2))),
-        (cli.depths, "1-4:1", (1, 2, 3, 4)),
-        (cli.depths, "9,1,9", (1, 9)),
-        (cli.seeds, "3", (0, 1, 2)),
-        (cli.seeds, "1000-1002", (1000, 1001, 1002)),
-        (cli.methods, "enorm,bn", ("enorm", "bn")),
-        (cli.methods, "study", ("baseline", "bn", "enorm", "enorm+bn")),
+        (parse.depths, "1-19", tuple(range(1, 20, 2))),
+        (parse.depths, "1-4:1", (1, 2, 3, 4)),
+        (parse.depths, "9,1,9", (1, 9)),
+        (parse.seeds, "3", (0, 1, 2)),
+        (parse.seeds, "1000-1002", (1000, 1001, 1002)),
+        (parse.methods, "enorm,bn", ("enorm", "bn")),
+        (parse.methods, "study", ("baseline", "bn", "enorm", "enorm+bn")),
     ],
 )
-def test_lists_are_read(parse, text, want):
-    assert parse(text) == want
+def test_lists_are_read(read, text, want):
+    assert read(text) == want
 
 
 @pytest.mark.parametrize(
-    ("parse", "text"),
+    ("read", "text"),
     [
-        (cli.depths, "19-1"), (cli.depths, "a"), (cli.depths, "1-9:0"), (cli.depths, "-3"),
-        (cli.seeds, "0"), (cli.seeds, "1..3"), (cli.seeds, "1-2,9999999999"),
-        (cli.seeds, "3000000000"),
-        (cli.methods, "batchnorm"), (cli.methods, "bn+gn"), (cli.methods, "ws"),
-        (cli.methods, "enorm+wn"), (cli.methods, "bn+wn"), (cli.methods, "path-sgd+bn"),
-        (cli.positive_int, "0"), (cli.positive_int, "1.5"), (cli.positive_float, "nan"),
-        (cli.positive_float, "inf"), (cli.non_negative_float, "-1"), (cli.count, "-1"),
-        (cli.floats, "0.1,"),
+        (parse.depths, "19-1"), (parse.depths, "a"), (parse.depths, "1-9:0"), (parse.depths, "-3"),
+        (parse.seeds, "0"), (parse.seeds, "1..3"), (parse.seeds, "1-2,9999999999"),
+        (parse.seeds, "3000000000"),
+        (parse.methods, "batchnorm"), (parse.methods, "bn+gn"), (parse.methods, "ws"),
+        (parse.methods, "enorm+wn"), (parse.methods, "bn+wn"), (parse.methods, "path-sgd+bn"),
+        (parse.positive_int, "0"), (parse.positive_int, "1.5"), (parse.positive_float, "nan"),
+        (parse.positive_float, "inf"), (parse.non_negative_float, "-1"), (parse.count, "-1"),
+        (parse.floats, "0.1,"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_named(parse, text):
+def test_what_cannot_be_read_is_named(read, text):
     with pytest.raises(argparse.ArgumentTypeError) as caught:
-        parse(text)
+        read(text)
     assert "\n" not in str(caught.value)
 
 

@@ -47,6 +47,7 @@ def test_wrong_input_gets_one_line_and_status_2(run, script, arguments, message)
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_a_conv_sweep_leaves_cells_a_table_and_a_figure_and_is_then_done(run, tmp_path):
     short = ["--train-images", "128", "--batch-size", "64", "--epochs", "1", *SMALL]
     _, listed, _ = run("conv_sweep.py", "--method", "enorm", *short, "--dry-run")
@@ -74,6 +75,7 @@ def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():
     assert all(rate == pytest.approx(size / 100) for size, _, rate in found)
 
 
+@pytest.mark.slow
 def test_batch_normalization_trains_on_single_images_and_says_how(run, tmp_path):
     arguments = ["--train-images", "16", "--epochs", "1", "--seeds", "1", *TINY]
     status, out, err = run("micro_batch.py", *arguments, "--method", "bn", "--batch-sizes", "1")
@@ -84,6 +86,7 @@ def test_batch_normalization_trains_on_single_images_and_says_how(run, tmp_path)
     assert "micro_batch_digits.png" in out
 
 
+@pytest.mark.slow
 def test_mechanisms_are_measured_and_drawn(run, run_script, tmp_path):
     arguments = ["--train-images", "64", "--epochs", "1", *SMALL[:-2], "--method", "baseline"]
     status, _, err = run("mechanisms.py", "elimination", "smoothness", *arguments)

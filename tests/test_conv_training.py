@@ -8,15 +8,11 @@ import pytest
 
 from enorm_jax import FullyConvolutional, enorm_step_with_state, infer_groups
 from enorm_jax.augment import Augmentation
+from enorm_jax.evaluation import evaluate
 from enorm_jax.methods import ENorm
 from enorm_jax.optimizer import momentum_sgd
-from enorm_jax.training import (
-    Recipe,
-    evaluate,
-    hyperparameters,
-    init_state,
-    train_epoch,
-)
+from enorm_jax.recipe import Recipe, hyperparameters, init_state
+from enorm_jax.training import train_epoch
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 
 from enorm_jax import FullyConnected
 from enorm_jax.data import load
-from enorm_jax.fit import compile_program, evaluate_runs, train_runs
 from enorm_jax.methods import METHODS
+from enorm_jax.program import compile_program, evaluate_runs, train_runs
+from enorm_jax.recipe import Recipe, hyperparameters, init_states
 from enorm_jax.timing import memory
-from enorm_jax.training import Recipe, hyperparameters, init_states
 
 DIGITS = load("digits")
 
@@ -83,8 +83,9 @@ FOUR = """
 import jax, numpy as np
 from test_devices import DIGITS, recipe
 from enorm_jax.devices import runs_mesh
-from enorm_jax.fit import compile_program, fit
-from enorm_jax.training import hyperparameters
+from enorm_jax.fit import fit
+from enorm_jax.program import compile_program
+from enorm_jax.recipe import hyperparameters
 assert jax.device_count() == 4
 def train(seeds):
     program = compile_program(recipe(), DIGITS, len(seeds))
@@ -103,6 +104,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_four_devices_share_the_runs_and_give_the_bits_of_one():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -54,9 +54,9 @@ import jax
 import jax.numpy as jnp
 from enorm_jax import stepwise
 from enorm_jax.data import load
-from enorm_jax.fit import train_runs
+from enorm_jax.program import train_runs
 from enorm_jax.sweep import recipe
-from enorm_jax.training import hyperparameters, init_states
+from enorm_jax.recipe import hyperparameters, init_states
 from sweeps import Log, job
 from test_distributed import DENSE, EVALUATION_BATCH, RESNET
 stepwise.EVALUATION_BATCH = EVALUATION_BATCH
@@ -79,6 +79,7 @@ assert "f32[256,64]" not in text
 """
 
 
+@pytest.mark.slow
 def test_four_devices_that_share_each_batch_train_as_one(tmp_path, alone):
     paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "experiments"))
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
@@ -96,6 +97,7 @@ class Stopped(Exception):
     """What ends a process."""
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped_and_train_a_resnet_as_one(tmp_path):
     def stop(cell):
         raise Stopped

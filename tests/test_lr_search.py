@@ -77,6 +77,7 @@ def script(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_a_search_writes_what_the_sweep_reads(tmp_path):
     """A rate of 1e-9 cannot win, whatever the seeds."""
     file = tmp_path / "rates.json"

@@ -9,11 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from enorm_jax import enorm_step_with_state, fit, networks, stepwise
+from enorm_jax import enorm_step_with_state, networks, program, stepwise
 from enorm_jax.cell import Cell
 from enorm_jax.errors import InputError
+from enorm_jax.recipe import hyperparameters, init_states
 from enorm_jax.sweep import recipe
-from enorm_jax.training import first_carry, hyperparameters, init_states, step_of_epoch
+from enorm_jax.training import first_carry, step_of_epoch
 
 CONV = Cell(
     experiment="conv", dataset="blobs", method="enorm", depth=9, width=2, bias=False, epochs=2,
@@ -61,6 +62,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "method"), CASES)
 def test_every_network_trains_under_every_normalization(blobs, cell, method):
     c = 1.1 if "enorm" in method else None
@@ -88,7 +90,7 @@ def test_step_by_step_is_the_epoch_in_one_program(blobs):
     rest = jnp.arange(2, dtype=jnp.uint32), jnp.int32(1), *data
     train, _ = stepwise.compile_training(its, states, *rest)
     after, losses = train(states, *rest)
-    want, want_losses = jax.jit(fit.train_runs, static_argnums=0)(its, states, *rest)
+    want, want_losses = jax.jit(program.train_runs, static_argnums=0)(its, states, *rest)
     chex.assert_trees_all_close(losses, np.asarray(want_losses), rtol=1e-4)
     chex.assert_trees_all_close(after, want, rtol=2e-3, atol=1e-6)
 
@@ -99,7 +101,7 @@ def test_evaluation_by_steps_counts_every_image_once(blobs, monkeypatch):
     states = states_of(its, blobs)
     test_data = jnp.asarray(blobs.test_images), jnp.asarray(blobs.test_labels)
     found = stepwise.compile_evaluation(its, states, *test_data)(states, *test_data)
-    want = jax.jit(fit.evaluate_runs, static_argnums=0)(its, states, *test_data)
+    want = jax.jit(program.evaluate_runs, static_argnums=0)(its, states, *test_data)
     chex.assert_trees_all_close(found, want, rtol=1e-4)
 
 

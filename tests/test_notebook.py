@@ -13,6 +13,7 @@ def test_the_notebook_is_committed_without_outputs():
 
 
 # jupyter_client warns about its own event loop and sockets when the kernel ends
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_runs_on_digits(monkeypatch, tmp_path):
     monkeypatch.delenv("ENORM_PARAMS", raising=False)

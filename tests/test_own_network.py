@@ -34,6 +34,7 @@ BALANCED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", BALANCED)
 @pytest.mark.usefixtures("lenient")
 def test_a_script_explains_its_groups_and_learns(script, capsys):
@@ -44,6 +45,7 @@ def test_a_script_explains_its_groups_and_learns(script, capsys):
         assert tensor in table
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient")
 def test_the_page_runs_and_prints_what_it_shows():
     scope: dict = {}
@@ -105,6 +107,7 @@ close(own, jax.tree.map(lambda leaf: leaf[1], want))
 """
 
 
+@pytest.mark.slow
 def test_four_devices_share_the_batch_or_the_seeds():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -20,6 +20,7 @@ from enorm_jax.workers import run_cells
 
 # Ray's own code leaves sockets and processes to the garbage collector.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.cluster,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.xdist_group("ray"),  # one cluster for them all

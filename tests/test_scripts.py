@@ -61,6 +61,7 @@ def test_divergence_ends_cleanly_with_a_table_that_says_so(run_script, tmp_path)
     assert result["diverged"][0]["epoch"] == 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_times_every_contender_and_is_drawn(run_script, monkeypatch, tmp_path):
     out = tmp_path / "benchmark.json"
     arguments = ["--dataset", "digits", "--depths", "1", "--closely", "9", "--rounds", "1"]
@@ -111,6 +112,7 @@ def finish(*arguments):
     assert child.returncode == 0, err
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_bits(run_script, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(*LONG, "--out", whole)

@@ -49,6 +49,7 @@ def parents(pid):
         pid = int(text.rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow
 def test_a_task_that_is_killed_goes_on_in_another_and_ends_with_the_same_bits(tmp_path, alone):
     cells, expected = alone
     killed = []

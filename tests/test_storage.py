@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import threading
+import time
 
 import boto3
 import fsspec
@@ -11,10 +12,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from sweeps import CELL, Log, job
 
-from enorm_jax import storage
+from enorm_jax import locking
 from enorm_jax.errors import InputError
+from enorm_jax.locking import TakenError, claim
 from enorm_jax.results import read_results
-from enorm_jax.storage import TakenError, as_folder, check_writable, claim, is_bucket, write_whole
+from enorm_jax.storage import as_folder, check_writable, is_bucket, write_whole
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_of_many_that_ask_at_once_one_gets_the_claim(bucket, tmp_path):
 
 def left_behind(path, owner, age):
     """What a process leaves that died `age` seconds after it had renewed its claim."""
-    renewed = storage.time.time() - age
+    renewed = time.time() - age
     path.write_bytes(json.dumps({"owner": owner, "token": owner, "renewed": renewed}).encode())
 
 
@@ -110,49 +112,49 @@ def test_a_buckets_claim_lapses_and_its_own_sweep_takes_it_over_before(
     bucket, tmp_path, monkeypatch
 ):
     path = as_folder(bucket) / tmp_path.name / "cell.lock"
-    monkeypatch.setattr(storage, "SETTLES_IN", 0.0)
-    left_behind(path, "a sweep", age=storage.LAPSES_AFTER - 10)
+    monkeypatch.setattr(locking, "SETTLES_IN", 0.0)
+    left_behind(path, "a sweep", age=locking.LAPSES_AFTER - 10)
     with pytest.raises(TakenError), claim(path, "another", inherits=True):
         pass
     with pytest.raises(TakenError), claim(path, "a sweep"):  # its last process may live
         pass
     with claim(path, "a sweep", inherits=True):
         pass
-    left_behind(path, "a sweep", age=storage.LAPSES_AFTER + 10)
+    left_behind(path, "a sweep", age=locking.LAPSES_AFTER + 10)
     with claim(path, "another"):
         assert json.loads(path.read_text())["owner"] == "another"
     assert not path.exists()
 
 
 def test_who_is_cut_off_and_replaced_leaves_the_new_claim_alone(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "RENEWED_EVERY", 0.05)
+    monkeypatch.setattr(locking, "RENEWED_EVERY", 0.05)
     path = as_folder(bucket) / tmp_path.name / "cell.lock"
     with claim(path):
         left_behind(path, "another", age=0)
-        storage.time.sleep(0.3)  # it would have renewed by now
+        time.sleep(0.3)  # it would have renewed by now
         assert json.loads(path.read_text())["owner"] == "another"
     assert json.loads(path.read_text())["owner"] == "another"
 
 
 def test_of_many_that_find_a_lapsed_claim_one_gets_it(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "SETTLES_IN", 0.5)
+    monkeypatch.setattr(locking, "SETTLES_IN", 0.5)
     path = as_folder(bucket) / tmp_path.name / "cell.lock"
-    left_behind(path, "a sweep", age=storage.LAPSES_AFTER + 10)
+    left_behind(path, "a sweep", age=locking.LAPSES_AFTER + 10)
     assert sorted(outcomes_of(path, 6)) == ["held"] + ["taken"] * 5
 
 
 def test_a_holder_renews_its_claim(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "RENEWED_EVERY", 0.05)
+    monkeypatch.setattr(locking, "RENEWED_EVERY", 0.05)
     path = as_folder(bucket) / tmp_path.name / "cell.lock"
     # Not by read_text, which refuses an object that changes between its two requests.
     system, name = fsspec.core.url_to_fs(str(path))
-    renewed = lambda: storage._read(system, name)["renewed"]  # noqa: E731
+    renewed = lambda: locking._read(system, name)["renewed"]  # noqa: E731
     with claim(path):
         first = renewed()
         for _ in range(100):
             if renewed() > first:
                 break
-            storage.time.sleep(0.02)
+            time.sleep(0.02)
         else:
             pytest.fail("not renewed in 2 seconds")
 

@@ -12,18 +12,13 @@ import pytest
 import reference
 from enorm_jax import enorm_step, equi_normalize
 from enorm_jax.chain import chain
-from enorm_jax.fit import compile_program, first_divergence, fit
+from enorm_jax.evaluation import evaluate
+from enorm_jax.fit import first_divergence, fit
 from enorm_jax.methods import METHODS, ORIGINAL, STUDY, make_method
 from enorm_jax.optimizer import sgd
-from enorm_jax.training import (
-    Recipe,
-    evaluate,
-    hyperparameters,
-    init_state,
-    init_states,
-    train_epoch,
-    train_step,
-)
+from enorm_jax.program import compile_program
+from enorm_jax.recipe import Recipe, hyperparameters, init_state, init_states
+from enorm_jax.training import train_epoch, train_step
 
 
 def make_recipe(blobs, method="baseline", depth=1, bias=False, epochs=4, batch_size=8, width=6):
@@ -99,7 +94,7 @@ def test_evaluation_counts_every_image_once(blobs, monkeypatch):
     state = init_state(recipe, jax.random.key(3), one(make_hyper(1)), blobs.train_images[:1])
     images, labels = jnp.asarray(blobs.test_images), jnp.asarray(blobs.test_labels)
     whole = evaluate(recipe, state, images, labels)
-    monkeypatch.setattr("enorm_jax.training.EVALUATION_BATCH", 7)  # 20 images: 7 + 7 + 6
+    monkeypatch.setattr("enorm_jax.evaluation.EVALUATION_BATCH", 7)  # 20 images: 7 + 7 + 6
     chex.assert_trees_all_close(evaluate(recipe, state, images, labels), whole, rtol=1e-5)
     inputs = recipe.standardization(images)
     logits = recipe.model.apply({"params": state.params}, inputs, train=False)
@@ -223,6 +218,7 @@ def test_enorm_is_the_last_thing_a_step_does(blobs):
     chex.assert_trees_all_close(both.params, enorm_step(sgd_only.params, 1.2), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*ORIGINAL, "ln", "wn", "ws+gn", "bcn", "ws+bcn", "bcn-micro"])
 def test_every_method_stays_finite_at_depth_19_for_an_epoch(blobs, method):
     recipe = make_recipe(blobs, method, depth=19, bias=method not in METHODS, batch_size=23)

@@ -13,12 +13,14 @@ from enorm_jax import FullyConnected, cumulative_scales
 from enorm_jax.cell import LATER, Cell
 from enorm_jax.data import held_out, with_inputs
 from enorm_jax.display import title
+from enorm_jax.evaluation import evaluate
 from enorm_jax.inputs import PerImage
 from enorm_jax.kernels import WeightNormDense, WeightStandardizedDense
 from enorm_jax.methods import METHODS, ENorm, make_method
 from enorm_jax.optimizer import path_sgd, schedule
+from enorm_jax.recipe import hyperparameters, init_state
 from enorm_jax.sweep import recipe, run_cell
-from enorm_jax.training import evaluate, hyperparameters, init_state, train_epoch
+from enorm_jax.training import train_epoch
 
 CELL = Cell(
     experiment="fc", dataset="blobs", method="enorm", depth=1, width=6, bias=False, epochs=4,

@@ -35,6 +35,7 @@ def alone(tmp_path_factory):
     return content(folder)
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_nothing_and_the_bits_are_those_of_one_process(tmp_path, alone):
     log = Log(killing(1))
     run_cells(CELLS, job(tmp_path), log, workers=2)
@@ -44,6 +45,7 @@ def test_killed_workers_lose_nothing_and_the_bits_are_those_of_one_process(tmp_p
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
 
+@pytest.mark.slow
 def test_a_cell_whose_workers_always_die_is_given_up_with_one_line(tmp_path):
     with pytest.raises(InputError, match=f"died {ATTEMPTS} times .*fewer --workers"):
         run_cells(

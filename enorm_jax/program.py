@@ -1,0 +1,184 @@
+"""A recipe compiled: initialization, an epoch and an evaluation of R runs in parallel."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enorm_jax.data import Dataset
+from enorm_jax.devices import by_run, everywhere, over_devices, runs_mesh
+from enorm_jax.evaluation import evaluate, kernel_norms
+from enorm_jax.recipe import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
+from enorm_jax.stepwise import compile_evaluation, compile_training
+from enorm_jax.training import epoch_key, train_epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A recipe compiled for R parallel runs on one data set that lies on the device.
+
+    Attributes:
+      init: (seeds, hyper) -> states.
+      train: (states, seeds, epoch) -> (states, losses of shape (R, steps)).
+      test: states -> (loss, accuracy, kernel norms), each with a leading R.
+      validate: likewise on the validation images; None if there are none.
+      compile_seconds: time that tracing and compiling took.
+      memory: bytes that an epoch holds on each device, the data included, as XLA plans it.
+    """
+
+    init: Callable[[jax.Array, Hyperparameters], TrainState]
+    train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array | np.ndarray]]
+    test: Callable[[TrainState], tuple[jax.Array, jax.Array, jax.Array]]
+    validate: Callable[[TrainState], tuple[jax.Array, jax.Array, jax.Array]] | None
+    compile_seconds: float
+    memory: float
+
+
+def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
+    """Compiles initialization, an epoch and an evaluation, each under `vmap` over runs.
+
+    The arrays of the data set go to the device here, once, as uint8. With several devices, runs
+    are shared out among them, or each batch with the recipe's mesh. Learning rate, c and weight
+    decay are traced: one program serves all their values.
+
+    Args:
+      recipe: static part of the program.
+      dataset: the data.
+      runs: number R of parallel runs.
+
+    Returns:
+      A `Program`.
+    """
+    start = time.perf_counter()
+    by_steps = recipe.convolutional and jax.default_backend() == "cpu"
+    mesh = recipe.mesh or runs_mesh(1 if by_steps else runs)
+    train_images, train_labels, test_images, test_labels = jax.device_put(
+        (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
+        everywhere(mesh),
+    )
+    example, epoch = jax.device_put((train_images[:1], jnp.int32(0)), everywhere(mesh))
+    hyper = hyperparameters(runs, learning_rate=0.0, c=1.0, weight_decay=0.0)
+    seeds, hyper = jax.device_put((jnp.zeros(runs, jnp.uint32), hyper), by_run(mesh))
+
+    def compiled(fn: Any, *arguments: Any, of_runs: int, donate: tuple[int, ...] = ()) -> Any:
+        shared, outputs = functools.partial(fn, recipe), None
+        if recipe.mesh is None:
+            shared = over_devices(shared, mesh, len(arguments), of_runs)
+        else:
+            outputs = everywhere(mesh)
+        # Else GPUs would round float32 operands to TF32.
+        with jax.default_matmul_precision("float32"):
+            jitted = jax.jit(shared, donate_argnums=donate, out_shardings=outputs)
+            return jitted.lower(*arguments).compile()
+
+    init = compiled(init_states, seeds, hyper, example, of_runs=2)
+    states = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_run(mesh)),
+        jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, example),
+    )
+    data = train_images, train_labels
+    if by_steps:
+        train, plan = compile_training(recipe, states, seeds, epoch, *data)
+    else:
+        train = compiled(train_runs, states, seeds, epoch, *data, of_runs=2, donate=(0,))
+        plan = train.memory_analysis()
+
+    def compiled_test(*arguments: jax.Array) -> Any:
+        if by_steps:
+            return compile_evaluation(recipe, states, *arguments)
+        return compiled(evaluate_runs, states, *arguments, of_runs=1)
+
+    test = compiled_test(test_images, test_labels)
+    validate = None
+    if dataset.validation_labels is not None:
+        held = jax.device_put(
+            (dataset.validation_images, dataset.validation_labels), everywhere(mesh)
+        )
+        validation = compiled_test(*held)
+
+        def validate(states: TrainState) -> Any:
+            return validation(states, *held)
+
+    def placed(values: Any) -> Any:
+        return jax.device_put(values, by_run(mesh))
+
+    return Program(
+        init=lambda seeds, hyper: init(*placed((seeds, hyper)), example),
+        train=lambda states, seeds, epoch: train(
+            *placed((states, seeds)), jax.device_put(epoch, everywhere(mesh)), *data
+        ),
+        test=lambda states: test(states, test_images, test_labels),
+        validate=validate,
+        compile_seconds=time.perf_counter() - start,
+        memory=plan.argument_size_in_bytes + plan.temp_size_in_bytes,
+    )
+
+
+def train_runs(
+    recipe: Recipe,
+    states: TrainState,
+    seeds: jax.Array,
+    epoch: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """`train_epoch` for R runs, each with its own order of the images.
+
+    Args:
+      recipe: static part of the program.
+      states: states with a leading axis of R.
+      seeds: (R,), uint32.
+      epoch: number of the epoch, int32.
+      images: (N, height, width, channels), uint8.
+      labels: (N,), integers.
+
+    Returns:
+      The states after the epoch and the losses, (R, steps_per_epoch).
+    """
+
+    def one(state: TrainState, seed: jax.Array) -> tuple[TrainState, jax.Array]:
+        return train_epoch(recipe, state, epoch_key(seed, epoch), images, labels)
+
+    return _over_runs(recipe, one)(states, seeds)
+
+
+def evaluate_runs(
+    recipe: Recipe, states: TrainState, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`evaluate` for R runs, and the Frobenius norms of their kernels.
+
+    Args:
+      recipe: static part of the program.
+      states: states with a leading axis of R.
+      images: (M, height, width, channels), uint8.
+      labels: (M,), integers.
+
+    Returns:
+      Loss and accuracy, (R,), and norms, (R, layers).
+    """
+
+    def one(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return *evaluate(recipe, state, images, labels), kernel_norms(state.params)
+
+    return _over_runs(recipe, one)(states)
+
+
+def _over_runs(recipe: Recipe, one: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` over runs; on a CPU one run after another, whose weights then stay in its caches.
+
+    Convolutions of several runs at once would be grouped ones, which are slow everywhere.
+    """
+
+    def in_turn(*args: Any) -> Any:
+        return jax.lax.map(lambda arguments: one(*arguments), args)
+
+    def over_runs(*args: Any) -> Any:
+        default = in_turn if recipe.convolutional else jax.vmap(one)
+        return jax.lax.platform_dependent(*args, cpu=in_turn, default=default)
+
+    return over_runs
