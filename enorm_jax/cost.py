@@ -1,8 +1,10 @@
 """What a cell costs: operations, memory, and the device's rate at such operations."""
 
+import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +14,9 @@ import numpy as np
 
 from enorm_jax import networks
 from enorm_jax.cell import Cell
+from enorm_jax.convolution import conv_general_dilated_bfloat16
 from enorm_jax.data import Dataset
+from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.timing import epoch_flops, matmul_rate, memory, parameter_count
 
 
@@ -82,7 +86,22 @@ def cell_rate(cell: Cell) -> float:
         return 0.75 * matmul_rate(precision=cell.precision)
     # The channels in the middle of the network; half the time goes to what lies between
     # convolutions.
-    return 0.5 * conv_rate(2 * cell.width, min(cell.batch_size, 64))
+    return 0.5 * conv_rate(2 * cell.width, min(cell.batch_size, 64), cell.precision)
+
+
+def fastest_conv_precision(channels: int, batch: int) -> Precision:
+    """The precision in which this device's convolutions are faster, found by timing one in both.
+
+    Args:
+      channels: in and out.
+      batch: images.
+
+    Returns:
+      ``"bfloat16"`` where it is faster by a fifth, so that chance does not decide; else
+      ``"float32"``.
+    """
+    exact, narrow = (conv_rate(channels, batch, precision) for precision in PRECISIONS)
+    return "bfloat16" if narrow > 1.2 * exact else "float32"
 
 
 @functools.cache
@@ -134,25 +153,29 @@ def sizes(model: nn.Module, image: networks.Shape) -> tuple[int, int]:
 
 
 @functools.cache
-def conv_rate(channels: int, batch: int, repeats: int = 3) -> float:
+def conv_rate(
+    channels: int, batch: int, precision: Precision = "float32", repeats: int = 3
+) -> float:
     """The device's rate at one 3 x 3 convolution of 16 x 16 positions, forward and backward.
 
     Args:
       channels: in and out.
       batch: images.
+      precision: of the operands; sums are float32.
       repeats: how often it is timed; the median counts.
 
     Returns:
       Floating-point operations per second.
     """
+    conv: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+    if precision == "bfloat16":
+        conv = conv_general_dilated_bfloat16
     x = jnp.ones((batch, 16, 16, channels))
     kernel = jnp.ones((3, 3, channels, channels)) / channels
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("float32"):
-            y = jax.lax.conv_general_dilated(
-                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            y = conv(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jnp.sum(y * y)
 
     both = jax.jit(jax.grad(product, (0, 1))).lower(x, kernel).compile()
@@ -167,7 +190,9 @@ def conv_rate(channels: int, batch: int, repeats: int = 3) -> float:
 
 def _network(cell: Cell, dataset: Dataset) -> tuple[nn.Module, networks.Shape]:
     image = networks.input_shape(cell, dataset.train_images.shape[1:])
-    return networks.build(cell, dataset.classes), image
+    # Operations and sizes are those of float32, whose convolutions XLA counts.
+    exact = dataclasses.replace(cell, precision="float32")
+    return networks.build(exact, dataset.classes), image
 
 
 def _variables(model: nn.Module, x: jax.ShapeDtypeStruct) -> Any:

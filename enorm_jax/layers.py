@@ -57,14 +57,14 @@ def _forward(
     shape: tuple[int, int], x: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     tiles = _tiles(x), _tiles(w)
-    return _product(*tiles)[: len(x), : shape[1]], tiles
+    return product(*tiles)[: len(x), : shape[1]], tiles
 
 
 def _backward(
     shape: tuple[int, int], tiles: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     (x, w), (inputs, outputs), narrow = tiles, shape, _tiles(g)
-    of_x, of_w = _product_with_transpose(narrow, w), _product(_transpose(x), narrow)
+    of_x, of_w = _product_with_transpose(narrow, w), product(row_major_transpose(x), narrow)
     return of_x[: len(g), :inputs], of_w[:inputs, :outputs]
 
 
@@ -134,8 +134,8 @@ def _one_by_one(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 @_one_by_one
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product a b, summed in float32."""
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Product a b of matrices in bfloat16, summed in float32."""
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
@@ -147,9 +147,23 @@ def _product_with_transpose(a: jax.Array, b: jax.Array) -> jax.Array:
     return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _tiles(a: jax.Array) -> jax.Array:
-    """A float32 matrix in bfloat16, padded with zeros to whole tiles."""
-    padding = [(0, -size % TILE) for size in a.shape]
+def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) -> jax.Array:
+    """A float32 array rounded to bfloat16, and padded with zeros.
+
+    Args:
+      a: the array.
+      padding: numbers of zeros before and after, for each axis; None for none.
+
+    Returns:
+      The array in bfloat16.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from enorm_jax.layers import to_bfloat16
+      >>> to_bfloat16(jnp.array([1 + 2**-9, 2.0]), [(0, 1)])
+      Array([1, 2, 0], dtype=bfloat16)
+    """
+    padding = padding or [(0, 0)] * a.ndim
 
     def by_integers(a: jax.Array) -> jax.Array:
         # Half a unit is added, less the smallest bit if even, and what is below a unit cut off.
@@ -157,8 +171,8 @@ def _tiles(a: jax.Array) -> jax.Array:
         # number, and takes five times as long.
         bits = jax.lax.bitcast_convert_type(a, jnp.uint32)
         upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        tiles = jnp.pad(upper.astype(jnp.uint16), padding)
-        return jax.lax.bitcast_convert_type(tiles, jnp.bfloat16)
+        padded = jnp.pad(upper.astype(jnp.uint16), padding)
+        return jax.lax.bitcast_convert_type(padded, jnp.bfloat16)
 
     def by_conversion(a: jax.Array) -> jax.Array:
         return jnp.pad(a.astype(jnp.bfloat16), padding)
@@ -166,10 +180,15 @@ def _tiles(a: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(a, cpu=by_integers, default=by_conversion)
 
 
-def _transpose(x: jax.Array) -> jax.Array:
+def row_major_transpose(x: jax.Array) -> jax.Array:
     """Transpose of a matrix; on a CPU one that XLA cannot fold into the product."""
 
     def row_major(x: jax.Array) -> jax.Array:
         return with_layout_constraint(x.T, Layout(major_to_minor=(0, 1)))
 
     return jax.lax.platform_dependent(x, cpu=row_major, default=jnp.transpose)
+
+
+def _tiles(a: jax.Array) -> jax.Array:
+    """A float32 matrix in bfloat16, padded with zeros to whole tiles."""
+    return to_bfloat16(a, [(0, -size % TILE) for size in a.shape])

@@ -1,5 +1,6 @@
 """The network that a cell names: layers, crops, optimizer, and what ENorm balances in it."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from enorm_jax.augment import Augmentation
 from enorm_jax.cell import Cell
 from enorm_jax.conv_models import FullyConvolutional, ResNet
+from enorm_jax.convolution import in_bfloat16
 from enorm_jax.errors import InputError
 from enorm_jax.groups import Groups
 from enorm_jax.inference import infer_groups
@@ -35,7 +37,7 @@ def build(cell: Cell, classes: int) -> nn.Module:
 
     Raises:
       InputError: if the network has no such depth, or does not go with the method.
-      ValueError: if it has no biases or no such precision.
+      ValueError: if it has no biases.
 
     Example:
       >>> import dataclasses
@@ -56,8 +58,9 @@ def build(cell: Cell, classes: int) -> nn.Module:
             precision=cell.precision,
             kernel_init=cell.init,
         )
-    if cell.bias or cell.precision != "float32":
-        raise ValueError(f"convolutions have no bias here, and are in float32: {cell}")
+    if cell.bias:
+        raise ValueError(f"convolutions have no bias here: {cell}")
+    conv = its.conv if cell.precision == "float32" else in_bfloat16(its.conv)
     if its.optimizer is not sgd:
         raise InputError(
             f"method {cell.method!r} takes a chain of dense layers: drop it, or use fc_sweep.py"
@@ -77,7 +80,7 @@ def build(cell: Cell, classes: int) -> nn.Module:
             classes=classes,
             norm=its.norm,
             norm_after=cell.norm_after,
-            conv=its.conv,
+            conv=conv,
             kernel_init=cell.init,
         )
     blocks, rest = divmod(cell.depth - 2, 6)
@@ -88,7 +91,7 @@ def build(cell: Cell, classes: int) -> nn.Module:
         width=cell.width,
         classes=classes,
         norm=its.norm,
-        conv=its.conv,
+        conv=conv,
         kernel_init=cell.init,
     )
 
@@ -178,7 +181,7 @@ def equalizer(cell: Cell, image: Shape, classes: int) -> ENorm | None:
         return None
     if cell.network == "fc":
         return ENorm(cell.order, cell.balance_last, cell.of_norms)
-    model = build(cell, classes)
+    model = build(dataclasses.replace(cell, precision="float32"), classes)
     if not cell.of_norms:
         model = model.clone(norm=None)
     groups = _groups(model, input_shape(cell, image))

@@ -6,6 +6,7 @@ judges the committed cells and writes CLAIMS.md, beside this script, and the REA
 results, in a few seconds. Another folder that a sweep wrote can be named; its CLAIMS.md lies in it.
 """
 
+import json
 from pathlib import Path
 
 from enorm_jax import cli
@@ -31,7 +32,11 @@ def written(results: Path) -> dict[Path, str]:
     Raises:
       InputError: if the folder holds no cell, or the README lacks a marker.
     """
-    store = Store(read_results(results))
+    costs = results / "step-cost.json"
+    store = Store(
+        read_results(results),
+        json.loads(costs.read_text(encoding="utf-8")) if costs.exists() else None,
+    )
     if not store.results:
         raise InputError(f"{results} holds no finished cell of fc_sweep.py: give another")
     outcomes = [(claim, claim.judge(store)) for claim in CLAIMS]

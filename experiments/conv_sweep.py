@@ -9,6 +9,8 @@ rescales the momentum with the weights, at c = 1.1. Stopped at any moment, the s
 on. Every cell leaves a JSON file in --out; a table and a figure close the run.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from rich.console import Console
 
 from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
+from enorm_jax.cost import fastest_conv_precision
+from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.models import INITIALIZERS
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
@@ -87,6 +91,13 @@ def conv_arguments(p: cli.Parser) -> None:
     """Arguments that the sweeps of convolutional networks share."""
     p.add_argument("--momentum", type=parse.non_negative_float, default=0.9, help="of SGD")
     p.add_argument(
+        "--precision",
+        choices=[*PRECISIONS, "auto"],
+        default="float32",
+        help="of the operands of convolutions; sums and all else are float32; auto takes bfloat16 "
+        "where this device's convolutions are faster in it",
+    )
+    p.add_argument(
         "--no-augment",
         dest="augment",
         action="store_false",
@@ -98,6 +109,11 @@ def conv_arguments(p: cli.Parser) -> None:
         action="store_true",
         help="keep the parameters after the last epoch, as safetensors",
     )
+
+
+def fastest(channels: int, batch: int) -> Callable[[], Precision]:
+    """What finds the precision in which convolutions are faster."""
+    return functools.partial(fastest_conv_precision, channels, min(batch, 64))
 
 
 def cells(args: Any) -> list[Cell]:
@@ -118,7 +134,7 @@ def cells(args: Any) -> list[Cell]:
             c=args.c if its.equalize else None,
             batch_size=args.batch_size,
             weight_decay=args.weight_decay,
-            precision="float32",
+            precision=args.precision,
             restarts=0,
             seeds=args.seeds,
             init=args.init,
@@ -140,7 +156,8 @@ def main() -> None:
     """Runs the command."""
     args = parser().parse_args()
     console = Console()
-    wanted = train(args, cells, console)
+    channels = max(1, round(2 * args.width * CONV_WIDTH))  # in the middle of the network
+    wanted = train(args, cells, console, fastest=fastest(channels, args.batch_size))
     if args.dry_run:
         return
     console.print(conv_summary(wanted, args.out))

@@ -15,7 +15,7 @@ JSON file in --out; a table and a figure close the run.
 from pathlib import Path
 from typing import Any
 
-from conv_sweep import conv_arguments
+from conv_sweep import conv_arguments, fastest
 from rich.console import Console
 
 from enorm_jax import cli, parse
@@ -92,7 +92,7 @@ def cells(args: Any) -> list[Cell]:
             c=args.c if its.equalize else None,
             batch_size=batch_size,
             weight_decay=args.weight_decay,
-            precision="float32",
+            precision=args.precision,
             restarts=0,
             seeds=args.seeds,
             init="he_normal",
@@ -121,7 +121,8 @@ def main() -> None:
     console = Console()
     if any(cell.batch_size == 1 and make_method(cell.method).whole_batch for cell in cells(args)):
         console.print("at batch size 1, BN normalizes by one image's positions", highlight=False)
-    wanted = train(args, cells, console, one_image=True)
+    middle = fastest(2 * args.width, max(args.batch_sizes))
+    wanted = train(args, cells, console, one_image=True, fastest=middle)
     if args.dry_run:
         return
     console.print(conv_summary(wanted, args.out))

@@ -20,6 +20,7 @@ from enorm_jax.display import Display, title
 from enorm_jax.distributed import from_first, join, leads
 from enorm_jax.executors import Executor
 from enorm_jax.jobs import Job, load_once
+from enorm_jax.layers import Precision
 from enorm_jax.methods import make_method
 from enorm_jax.results import read_results
 from enorm_jax.storage import Folder, check_writable
@@ -34,6 +35,7 @@ def train(
     console: Console,
     *,
     one_image: bool = False,
+    fastest: Callable[[], Precision] = fastest_precision,
 ) -> list[Cell]:
     """What a script that trains cells does with its arguments; a dry run lists them instead.
 
@@ -43,6 +45,7 @@ def train(
       console: where to write.
       one_image: whether batch normalization may train on batches of one image, of whose
         positions it then takes the statistics.
+      fastest: what `--precision auto` stands for on this device.
 
     Returns:
       The cells asked for, trained unless `args.dry_run`.
@@ -53,9 +56,9 @@ def train(
         console.quiet = not leads()
     keep_compiled(args.compilation_cache)
     dataset = load_once(args.dataset, args.data_dir)
-    if getattr(args, "precision", None) == "auto":
-        args.precision = from_first(fastest_precision)
-        console.print(f"matrix products in {args.precision}, which is faster here")
+    if args.precision == "auto":
+        args.precision = from_first(fastest)
+        console.print(f"products in {args.precision}, which is faster here")
     engine, address = args.executor
     if args.data_parallel and (engine != "local" or args.workers not in (None, 1)):
         raise cli.InputError(

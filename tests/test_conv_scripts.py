@@ -50,8 +50,11 @@ def test_wrong_input_gets_one_line_and_status_2(run, script, arguments, message)
 @pytest.mark.slow
 def test_a_conv_sweep_leaves_cells_a_table_and_a_figure_and_is_then_done(run, tmp_path):
     short = ["--train-images", "128", "--batch-size", "64", "--epochs", "1", *SMALL]
-    _, listed, _ = run("conv_sweep.py", "--method", "enorm", *short, "--dry-run")
+    _, listed, _ = run(
+        "conv_sweep.py", "--method", "enorm", "--precision", "auto", *short, "--dry-run"
+    )
     assert "to do" in listed
+    assert "which is faster here" in listed
     assert "floating-point operations, about" in listed
     assert list(tmp_path.iterdir()) == []
     status, out, err = run("conv_sweep.py", "--method", "enorm", *short)

@@ -13,9 +13,15 @@ KEYS = [f.name for f in dataclasses.fields(Cell) if f.name not in (*POOLED, "epo
 
 
 class Store:
-    """Runs by setting, depth and precision."""
+    """Runs by setting, depth and precision.
 
-    def __init__(self, results: Iterable[dict[str, Any]]):
+    Attributes:
+      results: the study's cells.
+      costs: what `step_cost.py` wrote; empty if it has not run.
+    """
+
+    def __init__(self, results: Iterable[dict[str, Any]], costs: Mapping[str, Any] | None = None):
+        self.costs = costs or {}
         # A search has several runs a seed, and tests on images held out.
         self.results = [r for r in results if r.get("experiment") == "fc" and not r.get("rates")]
         self._runs: dict[tuple[Any, ...], list[tuple[int, Run]]] = {}

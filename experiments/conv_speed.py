@@ -1,0 +1,157 @@
+"""How fast convolutions are: XLA's in float32 beside those in bfloat16, layer by layer.
+
+    python experiments/conv_speed.py --out experiments/results/conv-speed.json
+
+times forward and backward pass of single 3 x 3 convolutions with the sizes of the networks here,
+in turn and round after round, then a training step of ENorm's convolutional network at its
+published size, on made-up images. Some 5 minutes on 2 cores; nothing else should run meanwhile.
+Ratios are medians over rounds of ratios within one.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import conv_sweep
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from enorm_jax import cli, parse
+from enorm_jax.convolution import conv_general_dilated_bfloat16
+from enorm_jax.data import Dataset
+from enorm_jax.fit import fit
+from enorm_jax.inputs import Standardization
+from enorm_jax.layers import PRECISIONS
+from enorm_jax.program import compile_program
+from enorm_jax.recipe import hyperparameters
+from enorm_jax.results import provenance, write_json
+from enorm_jax.sweep import recipe
+from enorm_jax.timing import matmul_rate
+
+# Positions along a side, channels in and out: of the published network, of the quarter of it that
+# conv_sweep.py trains on a CPU, of the small residual network.
+LAYERS = [
+    (28, 128, 128), (14, 128, 256), (14, 256, 256), (7, 256, 320),
+    (28, 32, 32), (14, 32, 64), (14, 64, 64), (7, 64, 80),
+    (32, 16, 16), (16, 32, 32), (8, 64, 64),
+]  # fmt: skip
+CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
+    "float32": jax.lax.conv_general_dilated,
+    "bfloat16": conv_general_dilated_bfloat16,
+}
+
+
+def parser() -> cli.Parser:
+    """The command's arguments."""
+    p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument("--batch-size", type=parse.positive_int, default=64, help="images in a step")
+    p.add_argument("--rounds", type=parse.positive_int, default=7)
+    p.add_argument("--layers", type=parse.positive_int, help="only so many of the layers")
+    p.add_argument(
+        "--width", type=parse.positive_float, default=1.0, help="of the network, over the published"
+    )
+    p.add_argument("--out", type=Path, help="JSON file to write")
+    return p
+
+
+def layer(batch: int, size: int, inputs: int, outputs: int, precision: str) -> Callable[[], float]:
+    """Function that times both passes of a convolution, in seconds."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (batch, size, size, inputs))
+    kernel = jax.random.normal(keys[1], (3, 3, inputs, outputs))
+    g = jax.random.normal(keys[2], (batch, size, size, outputs))
+
+    @jax.jit
+    def both(x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
+        def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return CONVOLUTIONS[precision](
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        y, pullback = jax.vjp(conv, x, kernel)
+        return y, pullback(g)
+
+    def run() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(both(x, kernel, g))
+        return time.perf_counter() - start
+
+    run()  # compiles
+    return run
+
+
+def network(batch: int, width: float, precision: str) -> Callable[[], float]:
+    """Function that times a step of ENorm's convolutional network, in seconds."""
+    arguments = ["--method", "enorm", "--batch-size", str(batch), "--width", f"{width:g}"]
+    (cell,) = conv_sweep.cells(
+        conv_sweep.parser().parse_args([*arguments, "--precision", precision])
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, 10, batch).astype(np.int32)
+    scale = Standardization(255.0, mean=(0.5,) * 3, std=(0.25,) * 3)
+    dataset = Dataset("cifar10", images, labels, images, labels, 10, scale)
+    program = compile_program(recipe(cell, dataset), dataset, 1)
+    hyper = hyperparameters(1, learning_rate=1e-3, c=1.1, weight_decay=1e-3)
+    steps = fit(program, (0,), hyper, epochs=1_000_000)
+    return lambda: next(steps).seconds
+
+
+def measure(build: Callable[[str], Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds in each precision, a round after a round that warms up."""
+    runs = {precision: build(precision) for precision in PRECISIONS}
+    found: dict[str, list[float]] = {precision: [] for precision in runs}
+    for turn in range(rounds + 1):
+        for precision, run in runs.items():
+            seconds = run()
+            if turn > 0:
+                found[precision].append(seconds)
+    return found
+
+
+def ratio(seconds: dict[str, list[float]]) -> float:
+    """How many times as fast bfloat16 is."""
+    pairs = zip(seconds["float32"], seconds["bfloat16"], strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
+def main() -> None:
+    """Runs the command."""
+    args = parser().parse_args()
+    console = Console()
+    batch = args.batch_size
+    found: dict[str, Any] = {"experiment": "conv_speed", **provenance(), "batch_size": batch}
+    found["matmul_flops"] = {p: matmul_rate(precision=p) for p in PRECISIONS}
+    found["layers"] = []
+    table = Table("convolution", *(f"{p} (GFLOP/s)" for p in PRECISIONS), "ratio")
+    for size, inputs, outputs in LAYERS[: args.layers]:
+
+        def build(precision: str, of: tuple[int, int, int] = (size, inputs, outputs)) -> Any:
+            return layer(batch, *of, precision)
+
+        seconds = measure(build, args.rounds)
+        work = 3 * 2 * 9.0 * batch * size**2 * inputs * outputs
+        found["layers"].append(
+            {"size": size, "inputs": inputs, "outputs": outputs, "flops": work,
+             "seconds": seconds, "ratio": ratio(seconds)}
+        )  # fmt: skip
+        rates = (f"{work / statistics.median(seconds[p]) / 1e9:.0f}" for p in PRECISIONS)
+        name = f"{batch} x {size} x {size} x {inputs} -> {outputs}"
+        table.add_row(name, *rates, f"{ratio(seconds):.2f}")
+    console.print(table)
+    seconds = measure(lambda p: network(batch, args.width, p), args.rounds)
+    found["network"] = {"width": args.width, "seconds": seconds, "ratio": ratio(seconds)}
+    medians = ", ".join(f"{statistics.median(seconds[p]):.2f} s in {p}" for p in PRECISIONS)
+    console.print(f"a step of the network: {medians}; ratio {ratio(seconds):.2f}", highlight=False)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.out, found)
+        console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, again="run the command again")

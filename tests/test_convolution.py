@@ -1,0 +1,116 @@
+"""Convolutions in bfloat16: what they compute, on whichever way they take."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from enorm_jax import WeightStandardizedConv
+from enorm_jax.convolution import conv_general_dilated_bfloat16, in_bfloat16
+
+# Channels in and out, kernel, strides, padding: as products by positions, by rows, and by XLA.
+CASES = {
+    "positions": (64, 32, (3, 3), (1, 1), "SAME"),
+    "rows": (32, 40, (3, 3), (1, 1), "SAME"),
+    "uneven": (33, 64, (2, 3), (1, 1), [(2, 0), (0, 1)]),
+    "one": (64, 64, (1, 1), (1, 1), "VALID"),
+    "wide padding": (32, 32, (2, 2), (1, 1), [(3, 2), (2, 3)]),
+    "few channels": (3, 32, (3, 3), (1, 1), "SAME"),
+    "strides": (32, 32, (3, 3), (2, 2), [(1, 1), (1, 1)]),
+}
+
+
+def rounded(a):
+    return np.asarray(a).astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def operands(inputs, outputs, size, strides, padding):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 5, 6, inputs))
+    kernel = jax.random.normal(keys[1], (*size, inputs, outputs))
+    conv = functools.partial(
+        conv_general_dilated_bfloat16, window_strides=strides, padding=padding,
+        dimension_numbers=nn.linear._conv_dimension_numbers(x.shape),
+    )  # fmt: skip
+    g = jax.random.normal(keys[2], jax.eval_shape(conv, x, kernel).shape)
+    return conv, x, kernel, g
+
+
+def by_loops(x, kernel, g, strides, padding):
+    """The equation, and its derivatives, position by position in float64."""
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    y, of_x, of_kernel = np.zeros(g.shape), np.zeros(padded.shape), np.zeros(kernel.shape)
+    height, width = g.shape[1:3]
+    for i, j in np.ndindex(*kernel.shape[:2]):
+        seen = (
+            slice(None),
+            slice(i, i + strides[0] * (height - 1) + 1, strides[0]),
+            slice(j, j + strides[1] * (width - 1) + 1, strides[1]),
+        )
+        y += padded[seen] @ kernel[i, j]
+        of_x[seen] += g @ kernel[i, j].T
+        of_kernel[i, j] = np.einsum("nhwc,nhwo->co", padded[seen], g)
+    (top, _), (left, _) = padding
+    return y, of_x[:, top : top + x.shape[1], left : left + x.shape[2]], of_kernel
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_convolution_of_rounded_operands_summed_in_float32(case):
+    conv, x, kernel, g = operands(*CASES[case])
+
+    def forward_and_backward(x, kernel, g):
+        y, pullback = jax.vjp(conv, x, kernel)
+        return y, *pullback(g)
+
+    own = jax.jit(forward_and_backward)(x, kernel, g)
+    expected = by_loops(*map(rounded, (x, kernel, g)), *CASES[case][3:])
+    for found, exact in zip(own, expected, strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("case", "products"), [
+    ("positions", 9 + 9 + 3), ("rows", 3 + 3 + 3), ("one", 3), ("few channels", 0), ("strides", 0),
+])  # fmt: skip
+def test_on_a_cpu_it_is_products_where_that_pays_and_elsewhere_a_convolution(case, products):
+    conv, x, kernel, g = operands(*CASES[case])
+
+    def forward_and_backward(x, kernel, g):
+        y, pullback = jax.vjp(conv, x, kernel)
+        return y, *pullback(g)
+
+    traced = jax.jit(forward_and_backward).trace(x, kernel, g)
+    text = traced.lower().compile().as_text()
+    assert text.count(" dot(") == products
+    assert text.count(" convolution(") == (0 if products else 3)
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == 3
+        assert "dot_general" not in text
+
+
+def test_layers_take_it_with_their_own_arguments():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 32))
+    layer = in_bfloat16(WeightStandardizedConv)(32, (3, 3), scale=False)
+    y, variables = layer.init_with_output(jax.random.key(1), x)
+    kernel = np.asarray(variables["params"]["kernel"])
+    centred = kernel - kernel.mean((0, 1, 2))
+    expected, _, _ = by_loops(rounded(x), rounded(centred), np.zeros(y.shape), (1, 1), "SAME")
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [
+    {"kernel_dilation": 2}, {"input_dilation": 2}, {"feature_group_count": 2},
+])  # fmt: skip
+def test_what_it_cannot_compute_is_refused(settings):
+    layer = in_bfloat16(nn.Conv)(4, (3, 3), **settings)
+    with pytest.raises(ValueError, match="neither dilated nor in groups"):
+        layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 4)))
+    with pytest.raises(ValueError, match="images, channels last"):
+        in_bfloat16(nn.Conv)(4, (3,)).init(jax.random.key(0), jnp.ones((2, 8, 4)))

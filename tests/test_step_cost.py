@@ -1,0 +1,74 @@
+"""What a step costs: methods timed against the baseline, and the claims on made-up times."""
+
+import json
+
+import pytest
+
+from made_up_cells import CLAIMS
+from verdicts.store import Store
+
+STEADY = [1.0, 1.1, 0.9, 1.05]
+
+
+def costs(**networks):
+    return {
+        "networks": {
+            network: {"methods": {m: {"seconds": [f * s for s in STEADY]} for m, f in of.items()}}
+            for network, of in networks.items()
+        }
+    }
+
+
+def judge(name, measured):
+    (claim,) = [claim for claim in CLAIMS if claim.name == name]
+    return claim.judge(Store([], measured))
+
+
+@pytest.mark.parametrize(
+    ("bn", "verdict"), [(1.33, "holds"), (1.05, "does not hold"), (1.6, "does not hold")]
+)
+def test_the_share_of_batch_normalization_is_that_of_its_own_step(bn, verdict):
+    times = {"baseline": 1.0, "bn": bn}
+    found = judge("bn-time", costs(conv=times, resnet=times))
+    assert found.verdict == verdict
+    assert f"{100 * (1 - 1 / bn):+.2f} ± 0.00 %" in found.figures
+    alone = judge("bn-time", costs(conv=times))
+    assert alone.verdict == ("undecided" if verdict == "holds" else verdict)
+    assert alone.missing == "ResNet-20"
+
+
+@pytest.mark.parametrize(
+    ("enorm", "verdict"), [(1.05, "holds"), (1.2, "does not hold"), (1.5, "does not hold")]
+)
+def test_enorm_is_cheaper_if_it_is_cheaper_than_both(enorm, verdict):
+    times = {"baseline": 1.0, "bn": 1.3, "gn": 1.1, "enorm": enorm}
+    assert judge("enorm-cost", costs(fc=times, conv=times, resnet=times)).verdict == verdict
+
+
+def test_rounds_that_scatter_decide_nothing():
+    measured = costs(**{network: {"bn": 1.3, "gn": 1.3} for network in ("fc", "conv", "resnet")})
+    for of in measured["networks"].values():
+        of["methods"]["enorm"] = {"seconds": [0.5, 2.0, 0.7, 2.5]}
+    assert judge("enorm-cost", measured).verdict == "undecided"
+
+
+@pytest.mark.slow
+def test_every_method_is_timed_and_drawn(run_script, tmp_path):
+    out = tmp_path / "cost.json"
+    status, text, err = run_script(
+        "experiments/step_cost.py", "--dataset", "digits", "--networks", "fc", "conv",
+        "--method", "enorm,path-sgd", "--rounds", "2", "--out", out,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "ENorm" in text
+    found = json.loads(out.read_text())["networks"]
+    assert {network: list(of["methods"]) for network, of in found.items()} == {
+        "fc": ["baseline", "enorm", "path-sgd"],
+        "conv": ["baseline", "enorm"],  # Path-SGD is for chains of dense layers
+    }
+    for of in found.values():
+        for entry in of["methods"].values():
+            assert len(entry["seconds"]) == 2
+            assert entry["memory_mb"] > 0
+    assert run_script("figures/cost.py", out, "--out", tmp_path)[0] == 0
+    assert (tmp_path / "cost.png").stat().st_size > 1000
