@@ -11,10 +11,11 @@ from enorm_jax.layers import product, row_major_transpose, to_bfloat16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
-# Below it XLA's own float32 convolutions are as fast, measured on CPUs with and without AMX.
-NARROW = 32
-# Below it a product takes a whole row of the kernel, so that the sum runs over enough numbers.
-WIDE = 64
+# Channels. Below the first XLA's own float32 convolutions are as fast; below the second a product
+# takes a whole row of the kernel, so that its sums run over enough numbers.
+NARROW, WIDE = 32, 128
+# Activations in a block of images: what a core's cache holds.
+BLOCK = 100_000
 
 
 def conv_general_dilated_bfloat16(
@@ -36,8 +37,9 @@ def conv_general_dilated_bfloat16(
 
     Sums are float32. It takes what ``flax.linen.Conv(...,
     conv_general_dilated=conv_general_dilated_bfloat16)`` gives it. On a CPU a convolution of
-    stride 1 and 32 channels or more is a sum over the kernel's positions t, or rows of them, of
-    products of matrices; others, and those on other devices, are XLA's own, of rounded operands.
+    two images or more, 32 channels or more and stride 1 is a sum over the kernel's positions t, or
+    rows of them, of products of matrices; others, and those on other devices, are XLA's own, of
+    rounded operands.
 
     Args:
       x: (batch, height, width, in), float32.
@@ -73,8 +75,15 @@ def conv_general_dilated_bfloat16(
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
     rows, columns = ((int(low), int(high)) for low, high in padding)
-    down, across = map(int, window_strides)
-    return _conv(((rows, columns), (down, across)), x, kernel)
+    strides = int(window_strides[0]), int(window_strides[1])
+    if strides == (1, 1) and min(kernel.shape[2:]) >= NARROW and len(x) > 1:
+        return jax.lax.platform_dependent(
+            x,
+            kernel,
+            cpu=functools.partial(_by_products, (rows, columns)),
+            default=functools.partial(_rounded, ((rows, columns), strides)),
+        )
+    return _rounded(((rows, columns), strides), x, kernel)
 
 
 @functools.cache
@@ -97,61 +106,68 @@ def in_bfloat16(conv: Any) -> Any:
 
 
 Window = tuple[Pads, tuple[int, int]]  # padding and strides
+Operands = tuple[jax.Array, jax.Array]  # images and kernel
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _forward(window, x, kernel)[0]
+def _rounded(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """XLA's own convolution, of rounded operands that stay float32."""
+    return _rounded_forward(window, x, kernel)[0]
 
 
-def _forward(
-    window: Window, x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    pads, strides = window
-    narrow = to_bfloat16(x, ((0, 0), *pads, (0, 0))), to_bfloat16(kernel)
-
-    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _plain(x, kernel, strides)
-
-    if not _as_products(strides, kernel.shape):
-        return plain(*narrow), narrow
-    return jax.lax.platform_dependent(*narrow, cpu=_products, default=plain), narrow
+def _rounded_forward(window: Window, *operands: jax.Array) -> tuple[jax.Array, Operands]:
+    x, kernel = map(_round, operands)
+    return _xla(window, x, kernel), (x, kernel)
 
 
-def _backward(
-    window: Window, narrow: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    (pads, strides), kernel = window, narrow[1]
-    ((above, below), (before, after)), (height, width) = pads, narrow[0].shape[1:3]
-
-    def plain(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        wide = x.astype(jnp.float32), kernel.astype(jnp.float32)
-        of_x, of_kernel = jax.vjp(functools.partial(_plain, strides=strides), *wide)[1](
-            g.astype(jnp.float32)
-        )
-        return of_x[:, above : height - below, before : width - after], of_kernel
-
-    def products(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        rows, columns, _, outputs = kernel.shape
-        flat = row_major_transpose(g.reshape(-1, outputs))
-        # Else XLA would move the transpose into the product, which has no such form.
-        of_taps = [
-            jax.lax.optimization_barrier(product(flat, tap)).T for tap in _taps(x, rows, columns)
-        ]
-        around = (
-            (rows - 1 - above, rows - 1 - below), (columns - 1 - before, columns - 1 - after)
-        )  # fmt: skip
-        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        of_x = _products(_padded(g, around), turned)
-        return of_x, jnp.stack(of_taps).reshape(kernel.shape)
-
-    operands = (*narrow, to_bfloat16(g))
-    if not _as_products(strides, kernel.shape):
-        return plain(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=products, default=plain)
+def _rounded_backward(window: Window, operands: Operands, g: jax.Array) -> Operands:
+    return jax.vjp(functools.partial(_xla, window), *operands)[1](_round(g))
 
 
-_conv.defvjp(_forward, _backward)
+_rounded.defvjp(_rounded_forward, _rounded_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_products(pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of stride 1 on a CPU: products of matrices, some images at a time."""
+    return _products_forward(pads, x, kernel)[0]
+
+
+def _products_forward(pads: Pads, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
+    weights = to_bfloat16(kernel)
+
+    def block(x: jax.Array) -> jax.Array:
+        return _sum_of_products(to_bfloat16(x, ((0, 0), *pads, (0, 0))), weights)
+
+    y = jax.lax.map(block, _blocks(x, kernel))
+    return y.reshape(len(x), *y.shape[2:]), (x, kernel)
+
+
+def _products_backward(pads: Pads, operands: Operands, g: jax.Array) -> Operands:
+    x, kernel = operands
+    rows, columns, _, outputs = kernel.shape
+    ((above, below), (before, after)) = pads
+    around = (
+        (0, 0),
+        (rows - 1 - above, rows - 1 - below),
+        (columns - 1 - before, columns - 1 - after),
+        (0, 0),
+    )
+    turned = to_bfloat16(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+
+    def block(of_taps: jax.Array, operands: Operands) -> tuple[jax.Array, jax.Array]:
+        x, g = operands
+        flat = row_major_transpose(to_bfloat16(g).reshape(-1, outputs))
+        taps = _taps(to_bfloat16(x, ((0, 0), *pads, (0, 0))), rows, columns)
+        of_taps += jnp.stack([product(flat, tap) for tap in taps])
+        return of_taps, _sum_of_products(to_bfloat16(g, around), turned)
+
+    zeros = jnp.zeros(_tap_shape(kernel.shape), jnp.float32)
+    of_taps, of_x = jax.lax.scan(block, zeros, (_blocks(x, kernel), _blocks(g, kernel)))
+    return of_x.reshape(x.shape), of_taps.swapaxes(1, 2).reshape(kernel.shape)
+
+
+_by_products.defvjp(_products_forward, _products_backward)
 
 
 def _are_images(x: jax.Array, kernel: jax.Array, dimension_numbers: Any) -> bool:
@@ -165,23 +181,42 @@ def _are_images(x: jax.Array, kernel: jax.Array, dimension_numbers: Any) -> bool
     return asked == last
 
 
-def _as_products(strides: tuple[int, int], shape: tuple[int, ...]) -> bool:
-    return strides == (1, 1) and min(shape[2:]) >= NARROW
+def _round(x: jax.Array) -> jax.Array:
+    """Float32 numbers rounded to those that bfloat16 has."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
-def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """XLA's own convolution, of padded images."""
+def _xla(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    pads, strides = window
     return jax.lax.conv_general_dilated(
-        x.astype(jnp.float32),
-        kernel.astype(jnp.float32),
+        x,
+        kernel,
         strides,
-        "VALID",
+        pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=jax.lax.Precision.DEFAULT,  # TF32 holds what bfloat16 does
+        precision=jax.lax.Precision.DEFAULT,  # TF32, which a GPU takes, holds what bfloat16 does
     )
 
 
-def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _blocks(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Images in equal blocks, as large as caches hold; (blocks, images in one, ...)."""
+    n, height, width, _ = images.shape
+    most = BLOCK // (height * width * max(kernel.shape[2:]))
+    # Two at least: XLA would merge a loop of one step with what is around it, to compute
+    # activations anew wherever they are read.
+    size = max(size for size in range(1, max(1, min(n // 2, most)) + 1) if n % size == 0)
+    return images.reshape(n // size, size, *images.shape[1:])
+
+
+def _tap_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Number of products that a kernel's taps take, and of outputs and inputs of each."""
+    rows, columns, inputs, outputs = shape
+    if inputs < WIDE:
+        return rows, outputs, columns * inputs
+    return rows * columns, outputs, inputs
+
+
+def _sum_of_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of padded images as a sum of products of matrices."""
     rows, columns, _, outputs = kernel.shape
     taps = _taps(x, rows, columns)
@@ -200,8 +235,3 @@ def _taps(x: jax.Array, rows: int, columns: int) -> list[jax.Array]:
     return [
         part[:, i : i + height].reshape(-1, part.shape[-1]) for i in range(rows) for part in shifted
     ]
-
-
-def _padded(x: jax.Array, pads: Pads) -> jax.Array:
-    """Images with zeros around, or with less where a pad is negative."""
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)])

@@ -152,7 +152,8 @@ def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) 
 
     Args:
       a: the array.
-      padding: numbers of zeros before and after, for each axis; None for none.
+      padding: numbers of zeros before and after, for each axis, cut off where negative; None
+        for none.
 
     Returns:
       The array in bfloat16.
@@ -163,7 +164,11 @@ def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) 
       >>> to_bfloat16(jnp.array([1 + 2**-9, 2.0]), [(0, 1)])
       Array([1, 2, 0], dtype=bfloat16)
     """
-    padding = padding or [(0, 0)] * a.ndim
+
+    def padded(a: jax.Array) -> jax.Array:
+        if padding is None:
+            return a
+        return jax.lax.pad(a, jnp.zeros((), a.dtype), [(low, high, 0) for low, high in padding])
 
     def by_integers(a: jax.Array) -> jax.Array:
         # Half a unit is added, less the smallest bit if even, and what is below a unit cut off.
@@ -171,11 +176,10 @@ def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) 
         # number, and takes five times as long.
         bits = jax.lax.bitcast_convert_type(a, jnp.uint32)
         upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        padded = jnp.pad(upper.astype(jnp.uint16), padding)
-        return jax.lax.bitcast_convert_type(padded, jnp.bfloat16)
+        return jax.lax.bitcast_convert_type(padded(upper.astype(jnp.uint16)), jnp.bfloat16)
 
     def by_conversion(a: jax.Array) -> jax.Array:
-        return jnp.pad(a.astype(jnp.bfloat16), padding)
+        return padded(a.astype(jnp.bfloat16))
 
     return jax.lax.platform_dependent(a, cpu=by_integers, default=by_conversion)
 

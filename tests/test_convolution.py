@@ -14,7 +14,7 @@ from enorm_jax.convolution import conv_general_dilated_bfloat16, in_bfloat16
 
 # Channels in and out, kernel, strides, padding: as products by positions, by rows, and by XLA.
 CASES = {
-    "positions": (64, 32, (3, 3), (1, 1), "SAME"),
+    "positions": (128, 32, (3, 3), (1, 1), "SAME"),
     "rows": (32, 40, (3, 3), (1, 1), "SAME"),
     "uneven": (33, 64, (2, 3), (1, 1), [(2, 0), (0, 1)]),
     "one": (64, 64, (1, 1), (1, 1), "VALID"),
@@ -30,7 +30,7 @@ def rounded(a):
 
 def operands(inputs, outputs, size, strides, padding):
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (2, 5, 6, inputs))
+    x = jax.random.normal(keys[0], (4, 5, 6, inputs))
     kernel = jax.random.normal(keys[1], (*size, inputs, outputs))
     conv = functools.partial(
         conv_general_dilated_bfloat16, window_strides=strides, padding=padding,
