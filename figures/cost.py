@@ -20,7 +20,7 @@ from enorm_jax.results import interval
 
 HERE = Path(__file__).parent
 MEASURED = HERE.parent / "experiments" / "results" / "step-cost.json"
-TITLES = {"fc": "fully connected, p = 9", "conv": "convolutional", "resnet": "ResNet-20"}
+TITLES = {"fc": "fully connected, p = 9", "conv": "convolutional", "resnet": "ResNet of 8 layers"}
 
 
 def panel(axis: Axes, network: str, found: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def test_the_share_of_batch_normalization_is_that_of_its_own_step(bn, verdict):
     assert f"{100 * (1 - 1 / bn):+.2f} ± 0.00 %" in found.figures
     alone = judge("bn-time", costs(conv=times))
     assert alone.verdict == ("undecided" if verdict == "holds" else verdict)
-    assert alone.missing == "ResNet-20"
+    assert alone.missing == "ResNet of 8 layers"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from verdicts.intervals import Estimate
 from verdicts.outcome import Outcome, Table, Verdict
 from verdicts.store import Store
 
-NAMES = {"fc": "fully connected, p = 9", "conv": "convolutional", "resnet": "ResNet-20"}
+NAMES = {"fc": "fully connected, p = 9", "conv": "convolutional", "resnet": "ResNet of 8 layers"}
 Seconds = Mapping[str, Any]  # by method, one a round
 
 
