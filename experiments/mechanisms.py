@@ -9,12 +9,14 @@ ReLU, how many deviations units' means lie from its threshold, and how many are 
 1 % of the test images' positions. `smoothness`: how fast loss and gradient change along the
 gradient of a training batch, with and without weight standardization. `standardization`: accuracy
 with centring alone, scaling alone, both and neither, all with GN. At another --batch-size the
-learning rate is in proportion, as in micro_batch.py. Each leaves a JSON file in --out;
-`figures/mechanism_curves.py` draws it.
+learning rate is in proportion, as in micro_batch.py. Each leaves a JSON file in --out, which grows
+method by method: stopped, the same command goes on with the next. `figures/mechanism_curves.py`
+draws it.
 """
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,30 +192,61 @@ def of_loss(its: Recipe, dataset: data.Dataset, rate: float) -> Measure:
     return measure
 
 
-def series(args: Any, dataset: data.Dataset) -> dict[str, dict[str, Any]]:
-    """What is asked for, by question and by method or variant; each method is trained once."""
-    found: dict[str, dict[str, Any]] = {what: {} for what in args.what}
-    asked = [what for what in found if what != "standardization"]
-    for method in dict.fromkeys(m for what in asked for m in args.method or METHODS[what]):
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A network to train, and what to measure on the way.
+
+    Attributes:
+      name: in the files: the method, or half of weight standardization.
+      cell: its settings.
+      recipe: its program.
+      measures: by question.
+    """
+
+    name: str
+    cell: Cell
+    recipe: Recipe
+    measures: dict[str, Measure]
+
+
+def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
+    """What is asked for; each method is trained once for all questions."""
+    asked = [what for what in args.what if what != "standardization"]
+    of = {what: args.method or METHODS[what] for what in asked}
+    for method in dict.fromkeys(method for what in asked for method in of[what]):
         cell = cell_of(args, method)
         its = recipe(cell, dataset)
-        own: dict[str, Measure] = {}
-        for what in asked:
-            if what == "elimination" and method in (args.method or METHODS[what]):
-                own[what] = of_units(its, dataset)
-            elif method in (args.method or METHODS[what]):
-                own[what] = of_loss(its, dataset, cell.learning_rate)
-        for what, entry in measured(cell, its, dataset, own).items():
-            found[what][method] = entry
-    if "standardization" in found:
+        measures: dict[str, Measure] = {}
+        if method in of.get("elimination", ()):
+            measures["elimination"] = of_units(its, dataset)
+        if method in of.get("smoothness", ()):
+            measures["smoothness"] = of_loss(its, dataset, cell.learning_rate)
+        yield Training(method, cell, its, measures)
+    if "standardization" in args.what:
         cell = cell_of(args, "ws+gn")
         its = recipe(cell, dataset)
         for half, (center, scale) in HALVES.items():
             conv = functools.partial(WeightStandardizedConv, center=center, scale=scale)
             one = dataclasses.replace(its, model=its.model.clone(conv=conv))
-            entry = measured(cell, one, dataset, {"standardization": lambda state: {}})
-            found["standardization"][half] = entry["standardization"]
-    return found
+            yield Training(half, cell, one, {"standardization": lambda state: {}})
+
+
+def path_of(args: Any, what: str) -> Path:
+    """The file of a question."""
+    return args.out / f"mechanisms_{what}_{args.dataset}_batch{args.batch_size}.json"
+
+
+def measured_before(args: Any, what: str) -> dict[str, Any]:
+    """What the file of a question holds, by method or variant."""
+    path = path_of(args, what)
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["series"]
+    except (ValueError, KeyError, TypeError):
+        raise cli.InputError(
+            f"{path} is not of this script: move it, or choose another --out"
+        ) from None
 
 
 def main() -> None:
@@ -230,16 +263,28 @@ def main() -> None:
         test_images=dataset.test_images[:TEST_IMAGES],
         test_labels=dataset.test_labels[:TEST_IMAGES],
     )
-    for what, by_method in series(args, dataset).items():
-        content = {"experiment": "mechanisms", "what": what, "dataset": args.dataset}
-        content |= {"series": by_method, **provenance()}
-        path = args.out / f"mechanisms_{what}_{args.dataset}_batch{args.batch_size}.json"
-        write_json(path, content)
-        for name, entry in by_method.items():
+    series = {what: measured_before(args, what) for what in args.what}
+    for one in trainings(args, dataset):
+        settings = one.cell.settings()
+        left = {
+            what: measure
+            for what, measure in one.measures.items()
+            if series[what].get(one.name, {}).get("settings") != settings
+        }
+        if not left:
+            console.print(f"{one.name}: measured before", highlight=False)
+            continue
+        for what, entry in measured(one.cell, one.recipe, dataset, left).items():
+            series[what][one.name] = entry | provenance()
+            content = {"experiment": "mechanisms", "what": what, "dataset": args.dataset}
+            write_json(path_of(args, what), content | {"series": series[what]})
             ends = [run[-1]["test_accuracy"] or np.nan for run in entry["runs"]]
-            console.print(f"{what}: {name}: test accuracy {np.mean(ends):.2f} %", highlight=False)
-        console.print(f"{path}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{what}: {one.name}: test accuracy {np.mean(ends):.2f} %", highlight=False
+            )
+    for what in series:
+        console.print(f"{path_of(args, what)}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":
-    cli.run(main, again="run the same command to start again")
+    cli.run(main, again="run the same command to go on")

@@ -101,6 +101,11 @@ def test_mechanisms_are_measured_and_drawn(run, run_script, tmp_path):
     ((epoch,),) = json.loads(loss.read_text())["series"]["baseline"]["runs"]
     assert epoch["loss"] > 0
     assert epoch["gradient"] > 0
+    before = units.read_bytes()
+    status, out, err = run("mechanisms.py", "elimination", "smoothness", *arguments)
+    assert status == 0, err
+    assert "baseline: measured before" in out
+    assert units.read_bytes() == before
     assert run_script("figures/mechanism_curves.py", units, loss)[0] == 0
     assert units.with_suffix(".png").stat().st_size > 1000
     assert loss.with_suffix(".png").stat().st_size > 1000
