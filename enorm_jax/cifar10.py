@@ -7,10 +7,8 @@ where TFDS made them from it), and decoded arrays are cached as uint8 under
 ``$XDG_CACHE_HOME/enorm_jax``.
 """
 
-import hashlib
 import io
 import logging
-import os
 import tarfile
 import tempfile
 import zipfile
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from enorm_jax.compilation import cache_folder
+from enorm_jax.prepared import DataNotFoundError, examples, find_prepared, fingerprint
 from enorm_jax.storage import write_whole
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -29,10 +28,6 @@ ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 Arrays = tuple[np.ndarray, ...]  # in the order of ARRAY_NAMES
 
 logger = logging.getLogger(__name__)
-
-
-class DataNotFoundError(FileNotFoundError):
-    """A data set is neither prepared nor cached, and cannot be downloaded."""
 
 
 def read_cifar10(data_dir: Path | None) -> Arrays:
@@ -48,9 +43,9 @@ def read_cifar10(data_dir: Path | None) -> Arrays:
     Raises:
       DataNotFoundError: if it is nowhere and cannot be downloaded.
     """
+    if (prepared := find_prepared("cifar10", data_dir)) is not None:
+        return _cached(fingerprint(prepared), lambda: _read_prepared(prepared))
     if data_dir is not None:
-        if (prepared := _prepared(data_dir)) is not None:
-            return _cached_prepared(prepared)
         if (data_dir / CIFAR10_ARCHIVE).is_file():
             return _cached("archive", lambda: _read_archive(data_dir))
         raise DataNotFoundError(
@@ -58,26 +53,9 @@ def read_cifar10(data_dir: Path | None) -> Arrays:
             f"(cifar10/<version>/) nor {CIFAR10_ARCHIVE}: "
             "give another --data-dir, or try --dataset digits"
         )
-    for directory in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"):
-        if directory and (prepared := _prepared(Path(directory).expanduser())) is not None:
-            return _cached_prepared(prepared)
     earlier = sorted(cache_folder().glob("cifar10-*.npz"))
     key = earlier[0].stem.removeprefix("cifar10-") if earlier else "archive"
     return _cached(key, lambda: _read_archive(None))
-
-
-def _prepared(data_dir: Path) -> Path | None:
-    """A version of cifar10 that TFDS prepared here in a format it reads without TensorFlow."""
-    versions = sorted((data_dir / "cifar10").glob("*/dataset_info.json"))
-    readable = [info.parent for info in versions if any(info.parent.glob("*.array_record*"))]
-    return readable[-1] if readable else None
-
-
-def _cached_prepared(prepared: Path) -> Arrays:
-    """The arrays of a prepared directory, cached by the names and sizes of its files."""
-    files = sorted((path.name, path.stat().st_size) for path in prepared.iterdir())
-    key = hashlib.sha256(repr(files).encode()).hexdigest()[:12]
-    return _cached(key, lambda: _read_prepared(prepared))
 
 
 def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
@@ -102,16 +80,13 @@ def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
 
 
 def _read_prepared(prepared: Path) -> Arrays:
-    import tensorflow_datasets as tfds  # takes a second to import
-
     logger.info("decoding CIFAR-10 once, about half a minute")
-    builder = tfds.builder_from_directory(prepared)
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         # TFDS shuffles once when it prepares; its ids count the archive's order.
-        examples = sorted(builder.as_data_source(split=split), key=lambda example: example["id"])
-        images = np.stack([example["image"] for example in examples])
-        return images, np.array([example["label"] for example in examples], np.int32)
+        found = sorted(examples(prepared, split)[1], key=lambda example: example["id"])
+        images = np.stack([example["image"] for example in found])
+        return images, np.array([example["label"] for example in found], np.int32)
 
     return *read("train"), *read("test")
 

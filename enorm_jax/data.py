@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from enorm_jax import imagenet
 from enorm_jax.cifar10 import ARRAY_NAMES, read_cifar10
 from enorm_jax.inputs import Inputs, PerImage, Standardization, Standardize
 
@@ -38,10 +39,16 @@ class Dataset:
     validation_labels: np.ndarray | None = None
 
 
+DATASETS = ("cifar10", "digits", *(f"imagenet{size}" for size in imagenet.SIZES))
+
 # The published deviations are means of per-image deviations; the pixels' own deviations are
 # (0.2470, 0.2435, 0.2616). The published ones are what the study trained with.
 CIFAR10_STANDARDIZATION = Standardization(
     255.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
+)
+# Of the full-size images, as everybody uses them.
+IMAGENET_STANDARDIZATION = Standardization(
+    255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
 # Mean and deviation of the training pixels, over 16.
 DIGITS_STANDARDIZATION = Standardization(16.0, mean=(0.305,), std=(0.376,))
@@ -109,17 +116,19 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Loads a data set.
 
     Args:
-      name: ``"cifar10"`` (50,000 and 10,000 images, 32 x 32 x 3) or ``"digits"`` (scikit-learn's
-        1,797 images, 8 x 8 x 1, of which every fifth is for testing).
-      data_dir: directory in which TFDS prepared CIFAR-10, or that holds the official archive
-        ``cifar-10-binary.tar.gz``; by default ``$TFDS_DATA_DIR``, then TFDS's own.
+      name: ``"cifar10"`` (50,000 and 10,000 images, 32 x 32 x 3), ``"digits"`` (scikit-learn's
+        1,797 images, 8 x 8 x 1, of which every fifth is for testing), or ``"imagenet64"``,
+        ``"imagenet32"``, ``"imagenet16"`` (1,281,167 and 50,000 images of so many pixels).
+      data_dir: directory in which TFDS prepared the data set, or that holds CIFAR-10's official
+        archive ``cifar-10-binary.tar.gz``; by default ``$TFDS_DATA_DIR``, then TFDS's own.
 
     Returns:
-      A `Dataset` of host arrays.
+      A `Dataset` of host arrays; ImageNet's are mapped from files.
 
     Raises:
       ValueError: if the name is unknown.
-      DataNotFoundError: if CIFAR-10 is nowhere and cannot be downloaded.
+      DataNotFoundError: if ImageNet is not prepared, or CIFAR-10 is nowhere and cannot be
+        downloaded.
 
     Example:
       >>> from enorm_jax.data import load
@@ -128,8 +137,9 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
       ((1437, 8, 8, 1), (360, 8, 8, 1))
 
     Reference:
-      Krizhevsky, Learning multiple layers of features from tiny images, 2009. `TensorFlow
-      Datasets <https://www.tensorflow.org/datasets>`_.
+      Krizhevsky, Learning multiple layers of features from tiny images, 2009. Chrabaszcz,
+      Loshchilov and Hutter, `A downsampled variant of ImageNet
+      <https://arxiv.org/abs/1707.08819>`_, 2017. `TensorFlow Datasets <https://www.tensorflow.org/datasets>`_.
     """
     if name == "digits":
         return _digits()
@@ -141,7 +151,15 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
             classes=10,
             standardization=CIFAR10_STANDARDIZATION,
         )
-    raise ValueError(f"unknown data set {name!r}: choose 'cifar10' or 'digits'")
+    if name in DATASETS:
+        size = int(name.removeprefix("imagenet"))
+        return Dataset(
+            name=name,
+            **imagenet.read_imagenet(size, Path(data_dir).expanduser() if data_dir else None),
+            classes=imagenet.CLASSES,
+            standardization=IMAGENET_STANDARDIZATION,
+        )
+    raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
 
 
 def _digits() -> Dataset:

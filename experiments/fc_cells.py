@@ -7,6 +7,7 @@ from typing import Any
 
 from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
+from enorm_jax.data import DATASETS
 from enorm_jax.inputs import INPUTS
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import GROUPS, METHODS, make_method
@@ -107,10 +108,8 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
 
 def run_arguments(p: cli.Parser, out: str) -> None:
     """Arguments that say where and how to train; `out` is the folder beside this script."""
-    p.add_argument(
-        "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"
-    )
-    p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
+    p.add_argument("--dataset", choices=DATASETS, default="cifar10", help="digits is embedded")
+    p.add_argument("--data-dir", help="where TFDS prepared the data; default: TFDS_DATA_DIR")
     p.add_argument(
         "--out",
         type=parse.folder,

@@ -91,10 +91,8 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--groups", type=parse.positive_int, default=8, help="of a layer's channels, in gn and bcn"
     )
-    p.add_argument(
-        "--dataset", choices=["cifar10", "digits"], default="cifar10", help="digits is embedded"
-    )
-    p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
+    p.add_argument("--dataset", choices=data.DATASETS, default="cifar10", help="digits is embedded")
+    p.add_argument("--data-dir", help="where TFDS prepared the data; default: TFDS_DATA_DIR")
     p.add_argument(
         "--out", type=Path, default=HERE / "runs" / "mechanisms", metavar="DIR", help="folder"
     )

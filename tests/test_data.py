@@ -1,10 +1,13 @@
 import io
+import json
 import tarfile
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from enorm_jax import cifar10, data
+from enorm_jax import cifar10, data, imagenet
+from enorm_jax.prepared import DataNotFoundError
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,7 @@ def test_the_official_archive_is_parsed(tmp_path, rng):
 
 def test_an_archive_with_another_checksum_is_refused(tmp_path, rng):
     make_archive(tmp_path, rng)
-    with pytest.raises(cifar10.DataNotFoundError, match="is damaged"):
+    with pytest.raises(DataNotFoundError, match="is damaged"):
         data.load("cifar10", tmp_path)
 
 
@@ -93,17 +96,90 @@ def test_a_damaged_cache_is_decoded_again_and_an_unwritable_one_done_without(
 
 def test_without_data_and_network_one_line_names_both_ways_out(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(cifar10.DataNotFoundError, match=r"--data-dir.*--dataset digits"):
+    with pytest.raises(DataNotFoundError, match=r"--data-dir.*--dataset digits"):
         data.load("cifar10")
 
 
 def test_a_directory_without_cifar10_is_named(tmp_path):
-    with pytest.raises(cifar10.DataNotFoundError, match=str(tmp_path)):
+    with pytest.raises(DataNotFoundError, match=str(tmp_path)):
         data.load("cifar10", tmp_path)
 
 
+def prepare_imagenet(folder, rng, size=16):
+    """What TFDS leaves of a resized ImageNet of seven images: records, features, splits."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    place = folder / "imagenet_resized" / f"{size}x{size}" / "0.1.0"
+    place.mkdir(parents=True)
+    images = rng.integers(0, 256, (7, size, size, 3), dtype=np.uint8)
+    labels = rng.integers(0, 1000, 7)
+    splits = {"train": range(5), "validation": range(5, 7)}
+    for split, members in splits.items():
+        writer = ArrayRecordWriter(
+            str(place / f"imagenet_resized-{split}.array_record-00000-of-00001"), "group_size:1"
+        )
+        for index in members:
+            encoded = io.BytesIO()
+            PIL.Image.fromarray(images[index]).save(encoded, "png")
+            example = tf_example_pb2.Example()
+            feature = example.features.feature
+            feature["image"].bytes_list.value.append(encoded.getvalue())
+            feature["label"].int64_list.value.append(int(labels[index]))
+            writer.write(example.SerializeToString())
+        writer.close()
+    module = "tensorflow_datasets.core.features"
+    features = {
+        "image": {
+            "pythonClassName": f"{module}.image_feature.Image",
+            "image": {"dtype": "uint8", "shape": {"dimensions": [str(size), str(size), "3"]}},
+        },
+        "label": {
+            "pythonClassName": f"{module}.class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": "1000"},
+        },
+    }
+    tree = {
+        "pythonClassName": f"{module}.features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }
+    info = {
+        "name": "imagenet_resized", "version": "0.1.0", "fileFormat": "array_record",
+        "moduleName": "tensorflow_datasets.image_classification.imagenet_resized",
+        "splits": [
+            {"name": split, "numBytes": "1", "shardLengths": [str(len(members))],
+             "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
+            for split, members in splits.items()
+        ],
+    }  # fmt: skip
+    (place / "features.json").write_text(json.dumps(tree))
+    (place / "dataset_info.json").write_text(json.dumps(info))
+    return images, labels
+
+
+def test_resized_imagenet_is_read_once_and_mapped_afterwards(tmp_path, rng, monkeypatch):
+    images, labels = prepare_imagenet(tmp_path, rng)
+    for _ in range(2):
+        found = data.load("imagenet16", tmp_path)
+        np.testing.assert_array_equal(found.train_images, images[:5])
+        np.testing.assert_array_equal(found.train_labels, labels[:5])
+        np.testing.assert_array_equal(found.test_images, images[5:])
+        np.testing.assert_array_equal(found.test_labels, labels[5:])
+        assert found.classes == 1000
+        monkeypatch.setattr(imagenet, "examples", None)  # not asked again
+    assert isinstance(found.train_images, np.memmap)
+    assert not list((tmp_path / "cache" / "enorm_jax").glob("*.tmp"))
+
+
+def test_without_imagenet_one_line_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(DataNotFoundError, match=r"tfds build imagenet_resized/64x64 .*--data-dir"):
+        data.load("imagenet64", tmp_path)
+    with pytest.raises(DataNotFoundError, match=r"TFDS_DATA_DIR or ~/tensorflow_datasets"):
+        data.load("imagenet32")
+
+
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match=r"'mnist'.*'cifar10' or 'digits'"):
+    with pytest.raises(ValueError, match=r"'mnist'.*cifar10, digits, imagenet16"):
         data.load("mnist")
 
 
