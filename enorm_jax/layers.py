@@ -147,6 +147,7 @@ def _product_with_transpose(a: jax.Array, b: jax.Array) -> jax.Array:
     return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
+@jax.named_scope("to_bfloat16")
 def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) -> jax.Array:
     """A float32 array rounded to bfloat16, and padded with zeros.
 
@@ -184,6 +185,7 @@ def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) 
     return jax.lax.platform_dependent(a, cpu=by_integers, default=by_conversion)
 
 
+@jax.named_scope("row_major_transpose")
 def row_major_transpose(x: jax.Array) -> jax.Array:
     """Transpose of a matrix; on a CPU one that XLA cannot fold into the product."""
 

@@ -152,13 +152,15 @@ def _descend(
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     if state.gauge and recipe.equalize is not None:
         grads = gauge_gradients(grads, state.gauge, recipe.equalize.groups(state.params))
-    updates, opt_state = recipe.transformation(state.hyper).update(
-        grads, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = recipe.transformation(state.hyper).update(
+            grads, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
     return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
 
 
+@jax.named_scope("enorm")
 def _scales(recipe: Recipe, state: TrainState) -> Scales | None:
     """By what ENorm multiplies the hidden units; None without ENorm."""
     if recipe.equalize is None:
@@ -168,6 +170,7 @@ def _scales(recipe: Recipe, state: TrainState) -> Scales | None:
     return jax.lax.optimization_barrier(recipe.equalize.scales(params, state.hyper.c))
 
 
+@jax.named_scope("enorm")
 def _rescaled(recipe: Recipe, state: TrainState, scales: Scales | None) -> TrainState:
     if scales is None or recipe.equalize is None:
         return state
