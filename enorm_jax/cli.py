@@ -38,12 +38,15 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
         return super()._get_help_string(action)
 
 
-def run(main: Callable[[], None], again: str = "run the same command to go on") -> None:
+def run(
+    main: Callable[[], None],
+    again: str = "finished epochs are kept: run the same command to go on",
+) -> None:
     """Runs a script's main function and turns faults into one line and an exit status.
 
     Args:
       main: the script's main function.
-      again: what to do after an interruption.
+      again: after an interruption, what is kept and what to do.
 
     Raises:
       SystemExit: 2 for a fault in the input or its files. Interrupted, the process ends with
@@ -54,7 +57,7 @@ def run(main: Callable[[], None], again: str = "run the same command to go on") 
     try:
         main()
     except KeyboardInterrupt:
-        print(f"\nstopped; finished epochs are kept: {again}", file=sys.stderr)
+        print(f"\nstopped; {again}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(130)  # the ordinary way out crashes in XLA's threads if one was compiling

@@ -39,7 +39,8 @@ def conv_general_dilated_bfloat16(
     conv_general_dilated=conv_general_dilated_bfloat16)`` gives it. On a CPU a convolution of
     two images or more, 32 channels or more and stride 1 is a sum over the kernel's positions t, or
     rows of them, of products of matrices; others, and those on other devices, are XLA's own, of
-    rounded operands.
+    rounded operands. Reverse mode only. `infer_groups` does not look into it: give it the model in
+    float32, whose parameters are the same.
 
     Args:
       x: (batch, height, width, in), float32.
@@ -56,7 +57,7 @@ def conv_general_dilated_bfloat16(
       (batch, height', width', out), float32.
 
     Raises:
-      ValueError: if it is dilated, grouped, or not of images with channels last.
+      ValueError: if it is dilated, grouped, not of images with channels last, or not in float32.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -71,6 +72,11 @@ def conv_general_dilated_bfloat16(
         raise ValueError(
             "convolutions in bfloat16 are those of images, channels last, neither dilated nor in "
             f"groups; got {x.shape} and {kernel.shape}"
+        )
+    if not x.dtype == kernel.dtype == jnp.float32:
+        raise ValueError(
+            "convolutions in bfloat16 round float32 operands themselves: leave out dtype=, got "
+            f"{x.dtype} and {kernel.dtype}"
         )
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
@@ -139,7 +145,7 @@ def _products_forward(pads: Pads, x: jax.Array, kernel: jax.Array) -> tuple[jax.
     def block(x: jax.Array) -> jax.Array:
         return _sum_of_products(to_bfloat16(x, ((0, 0), *pads, (0, 0))), weights)
 
-    y = jax.lax.map(block, _blocks(x, kernel))
+    y = jax.lax.map(block, _blocks(x, _block_size(x, kernel)))
     return y.reshape(len(x), *y.shape[2:]), (x, kernel)
 
 
@@ -163,7 +169,8 @@ def _products_backward(pads: Pads, operands: Operands, g: jax.Array) -> Operands
         return of_taps, _sum_of_products(to_bfloat16(g, around), turned)
 
     zeros = jnp.zeros(_tap_shape(kernel.shape), jnp.float32)
-    of_taps, of_x = jax.lax.scan(block, zeros, (_blocks(x, kernel), _blocks(g, kernel)))
+    size = _block_size(x, kernel)
+    of_taps, of_x = jax.lax.scan(block, zeros, (_blocks(x, size), _blocks(g, size)))
     return of_x.reshape(x.shape), of_taps.swapaxes(1, 2).reshape(kernel.shape)
 
 
@@ -198,14 +205,18 @@ def _xla(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _blocks(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Images in equal blocks, as large as caches hold; (blocks, images in one, ...)."""
+def _block_size(images: jax.Array, kernel: jax.Array) -> int:
+    """How many images are convolved at a time: a divisor of all, as many as caches hold."""
     n, height, width, _ = images.shape
     most = BLOCK // (height * width * max(kernel.shape[2:]))
-    # Two at least: XLA would merge a loop of one step with what is around it, to compute
+    # Two blocks at least: XLA would merge a loop of one step with what is around it, to compute
     # activations anew wherever they are read.
-    size = max(size for size in range(1, max(1, min(n // 2, most)) + 1) if n % size == 0)
-    return images.reshape(n // size, size, *images.shape[1:])
+    return max(size for size in range(1, max(1, min(n // 2, most)) + 1) if n % size == 0)
+
+
+def _blocks(images: jax.Array, size: int) -> jax.Array:
+    """Images in equal blocks: (blocks, images in one, ...)."""
+    return images.reshape(len(images) // size, size, *images.shape[1:])
 
 
 def _tap_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays: CIFAR-10, and scikit-learn's digits."""
+"""Data sets as uint8 arrays: CIFAR-10, scikit-learn's digits, and resized ImageNet."""
 
 import dataclasses
 import os
@@ -70,11 +70,21 @@ def with_inputs(dataset: Dataset, inputs: Inputs) -> Dataset:
     scale = dataset.standardization.scale
     standardize: Standardize = PerImage(scale)
     if inputs == "true":
-        axes, pixels = (0, 1, 2), dataset.train_images
-        mean = pixels.mean(axes, dtype=np.float64) / scale
-        std = pixels.std(axes, dtype=np.float64) / scale
+        mean, std = (moment / scale for moment in _moments(dataset.train_images))
         standardize = Standardization(scale, tuple(mean.tolist()), tuple(std.tolist()))
     return dataclasses.replace(dataset, standardization=standardize)
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel's pixels."""
+    channels = images.shape[-1]
+    count = np.zeros((channels, 256))
+    for first in range(0, len(images), 10_000):  # ImageNet's do not fit into memory as floats
+        block = images[first : first + 10_000].reshape(-1, channels)
+        count += [np.bincount(block[:, channel], minlength=256) for channel in range(channels)]
+    share, value = count / count.sum(axis=1, keepdims=True), np.arange(256.0)
+    mean = share @ value
+    return mean, np.sqrt((share * (value - mean[:, None]) ** 2).sum(axis=1))
 
 
 def held_out(dataset: Dataset, fold: str, *, keep_test: bool = False) -> Dataset:

@@ -7,10 +7,11 @@ memory holds. Images are decoded once, into files that are mapped into memory af
 
 import logging
 import os
-import uuid
+import shutil
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from enorm_jax.compilation import cache_folder
 from enorm_jax.prepared import DataNotFoundError, examples, find_prepared, fingerprint
@@ -47,8 +48,10 @@ def read_imagenet(size: int, data_dir: Path | None) -> dict[str, np.ndarray]:
             "--data-dir, or try --dataset cifar10"
         )
     folder = cache_folder() / f"imagenet{size}-{fingerprint(prepared)}"
-    if not folder.is_dir():
-        _decode(prepared, size, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # other processes wait until it is decoded
+        if not folder.is_dir():
+            _decode(prepared, size, folder)
     return {
         f"{ours}_{what}": np.load(folder / f"{ours}_{what}.npy", mmap_mode="r")
         for ours in SPLITS.values()
@@ -58,21 +61,22 @@ def read_imagenet(size: int, data_dir: Path | None) -> dict[str, np.ndarray]:
 
 def _decode(prepared: Path, size: int, folder: Path) -> None:
     """Writes a folder of arrays, which appears when it is whole."""
-    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
-    unfinished.mkdir(parents=True)
+    unfinished = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir()
     logger.info("decoding ImageNet at %d pixels once, some minutes, into %s", size, folder)
-    for split, ours in SPLITS.items():
-        count, decoded = examples(prepared, split)
-        images = np.lib.format.open_memmap(
-            unfinished / f"{ours}_images.npy", "w+", np.uint8, (count, size, size, 3)
-        )
-        labels = np.empty(count, np.int32)
-        for index, example in enumerate(decoded):
-            images[index], labels[index] = example["image"], example["label"]
-        images.flush()
-        np.save(unfinished / f"{ours}_labels.npy", labels)
     try:
+        for split, ours in SPLITS.items():
+            count, decoded = examples(prepared, split)
+            images = np.lib.format.open_memmap(
+                unfinished / f"{ours}_images.npy", "w+", np.uint8, (count, size, size, 3)
+            )
+            labels = np.empty(count, np.int32)
+            for index, example in enumerate(decoded):
+                images[index], labels[index] = example["image"], example["label"]
+            images.flush()
+            np.save(unfinished / f"{ours}_labels.npy", labels)
         os.rename(unfinished, folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was first
-            raise
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise

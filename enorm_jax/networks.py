@@ -15,6 +15,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.groups import Groups
 from enorm_jax.inference import infer_groups
 from enorm_jax.kernels import WeightStandardizedConv
+from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import ENorm, make_method
 from enorm_jax.norms import BatchNorm
 from enorm_jax.optimizer import Optimizer, momentum_sgd, sgd
@@ -37,7 +38,8 @@ def build(cell: Cell, classes: int) -> nn.Module:
 
     Raises:
       InputError: if the network has no such depth, or does not go with the method.
-      ValueError: if it has no biases.
+      ValueError: if the cell asks for biases in a convolutional network, or there is no such
+        precision.
 
     Example:
       >>> import dataclasses
@@ -60,6 +62,8 @@ def build(cell: Cell, classes: int) -> nn.Module:
         )
     if cell.bias:
         raise ValueError(f"convolutions have no bias here: {cell}")
+    if cell.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {cell.precision!r}")
     conv = its.conv if cell.precision == "float32" else in_bfloat16(its.conv)
     if its.optimizer is not sgd:
         raise InputError(

@@ -23,7 +23,7 @@ from enorm_jax.results import provenance, write_json
 from enorm_jax.storage import Folder, remove_unfinished
 
 
-def recipe(cell: Cell, dataset: Dataset, together: bool = False) -> Recipe:
+def recipe_of(cell: Cell, dataset: Dataset, together: bool = False) -> Recipe:
     """The static part of a cell's program.
 
     Args:
@@ -132,7 +132,7 @@ def _run(
             attempts.append(new_history(seeds))
             states = None
         if number == len(attempts) - 1:
-            program = functools.partial(_program, recipe(cell, dataset, together), dataset)
+            program = functools.partial(_program, recipe_of(cell, dataset, together), dataset)
             states = _train(cell, program, folder, attempts, origins, states, on_epoch)
             # Kept between attempts in any case, since a later run may want the parameters.
             if not together or jax.process_index() == 0:
@@ -225,7 +225,7 @@ def _load_checkpoint(
     runs = len(attempts[-1]["seeds"])
     example = jax.ShapeDtypeStruct((1, *dataset.train_images.shape[1:]), np.uint8)
     like = jax.eval_shape(
-        functools.partial(init_states, recipe(cell, dataset)),
+        functools.partial(init_states, recipe_of(cell, dataset)),
         jax.ShapeDtypeStruct((runs,), np.uint32),
         _hyper(cell, runs),
         example,

@@ -95,7 +95,7 @@ def conv_arguments(p: cli.Parser) -> None:
         choices=[*PRECISIONS, "auto"],
         default="float32",
         help="of the operands of convolutions; sums and all else are float32; auto takes bfloat16 "
-        "where this device's convolutions are faster in it",
+        "where a convolution as in the middle of the network is faster in it on this device",
     )
     p.add_argument(
         "--no-augment",

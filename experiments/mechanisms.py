@@ -38,7 +38,7 @@ from enorm_jax.recipe import Recipe, TrainState, hyperparameters
 from enorm_jax.results import provenance, rounded, write_json
 from enorm_jax.singularities import activity, eliminated, relu_inputs
 from enorm_jax.smoothness import along_gradient
-from enorm_jax.sweep import recipe
+from enorm_jax.sweep import recipe_of
 from enorm_jax.training import batch_loss
 from fc_cells import HERE
 from micro_batch import RATE_AT, at_batch
@@ -213,7 +213,7 @@ def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
     of = {what: args.method or METHODS[what] for what in asked}
     for method in dict.fromkeys(method for what in asked for method in of[what]):
         cell = cell_of(args, method)
-        its = recipe(cell, dataset)
+        its = recipe_of(cell, dataset)
         measures: dict[str, Measure] = {}
         if method in of.get("elimination", ()):
             measures["elimination"] = of_units(its, dataset)
@@ -222,7 +222,7 @@ def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
         yield Training(method, cell, its, measures)
     if "standardization" in args.what:
         cell = cell_of(args, "ws+gn")
-        its = recipe(cell, dataset)
+        its = recipe_of(cell, dataset)
         for half, (center, scale) in HALVES.items():
             conv = functools.partial(WeightStandardizedConv, center=center, scale=scale)
             one = dataclasses.replace(its, model=its.model.clone(conv=conv))
@@ -235,16 +235,21 @@ def path_of(args: Any, what: str) -> Path:
 
 
 def measured_before(args: Any, what: str) -> dict[str, Any]:
-    """What the file of a question holds, by method or variant."""
+    """What the file of a question holds, by method or variant; all at the settings asked for."""
     path = path_of(args, what)
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["series"]
+        found = json.loads(path.read_text(encoding="utf-8"))["series"]
+        methods = [entry["settings"]["method"] for entry in found.values()]
+        kept = [entry["settings"] for entry in found.values()]
     except (ValueError, KeyError, TypeError):
         raise cli.InputError(
             f"{path} is not of this script: move it, or choose another --out"
         ) from None
+    if kept != [cell_of(args, method).settings() for method in methods]:
+        raise cli.InputError(f"{path} holds runs at other settings: choose another --out")
+    return found
 
 
 def main() -> None:
@@ -263,11 +268,8 @@ def main() -> None:
     )
     series = {what: measured_before(args, what) for what in args.what}
     for one in trainings(args, dataset):
-        settings = one.cell.settings()
         left = {
-            what: measure
-            for what, measure in one.measures.items()
-            if series[what].get(one.name, {}).get("settings") != settings
+            what: measure for what, measure in one.measures.items() if one.name not in series[what]
         }
         if not left:
             console.print(f"{one.name}: measured before", highlight=False)
@@ -285,4 +287,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, again="run the same command to go on")
+    cli.run(main, again="finished methods are kept: run the same command to go on")

@@ -31,7 +31,7 @@ from enorm_jax.methods import make_method
 from enorm_jax.program import train_runs
 from enorm_jax.recipe import hyperparameters, init_states
 from enorm_jax.results import provenance, write_json
-from enorm_jax.sweep import recipe
+from enorm_jax.sweep import recipe_of
 
 # What an operation's name, as JAX gives it, holds of each part; the first that is found counts.
 PARTS = {
@@ -86,7 +86,7 @@ def seconds_by_operation(cell: Cell, dataset: data.Dataset) -> tuple[str, dict[s
     Returns:
       The compiled program's text, and seconds by the names of its operations.
     """
-    its = recipe(cell, dataset)
+    its = recipe_of(cell, dataset)
     images, labels = jax.device_put((dataset.train_images, dataset.train_labels))
     seeds = jnp.zeros(1, jnp.uint32)
     hyper = hyperparameters(
@@ -180,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, again="run the command again")
+    cli.run(main, again="nothing was written: run the command again")

@@ -3,7 +3,8 @@
     python experiments/step_cost.py --data-dir DIR --out experiments/results/step-cost.json
 
 trains three networks on CIFAR-10 under each method for some steps, method after method, round
-after round, so that a machine that drifts drifts for all: the study's at p = 9 (batches of 256),
+after round and each round in another order, so that a machine that drifts, or is slow after one of
+them, drifts for all: the study's at p = 9 (batches of 256),
 that of ENorm's authors at a quarter of its channels with a normalization after every convolution
 but the last, and the residual network of 8 layers that micro_batch.py trains (both with batches of
 64 and momentum 0.9). What counts is the ratio to the baseline within a round. Memory is what XLA
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import conv_sweep
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -28,15 +30,17 @@ from enorm_jax import cli, data, parse
 from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.data import Dataset
+from enorm_jax.errors import InputError
 from enorm_jax.fit import fit
 from enorm_jax.methods import make_method
 from enorm_jax.program import Program, compile_program
 from enorm_jax.recipe import hyperparameters
 from enorm_jax.results import provenance, write_json
-from enorm_jax.sweep import recipe
+from enorm_jax.summary import format_interval
+from enorm_jax.sweep import recipe_of
 from enorm_jax.timing import matmul_rate
 
-METHODS = "baseline,bn,gn,ln,bcn,wn,wn+bn,ws+gn,ws+bcn,enorm,enorm+bn"
+METHODS = "bn,gn,ln,bcn,wn,wn+bn,ws+gn,ws+bcn,path-sgd,enorm,enorm+bn"
 LABELS = {
     "fc": "fully connected, p = 9, 500 units, batches of 256",
     "conv": "ENorm's convolutional network, 32 to 80 channels, batches of 64",
@@ -52,9 +56,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--networks", nargs="+", choices=list(LABELS), default=list(LABELS), help="which of them"
     )
-    p.add_argument(
-        "--method", type=parse.methods, default=METHODS, help="beside the baseline; path-sgd too"
-    )
+    p.add_argument("--method", type=parse.methods, default=METHODS, help="beside the baseline")
     p.add_argument("--rounds", type=parse.positive_int, default=9, help="epochs that are timed")
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
@@ -82,7 +84,7 @@ def cells(network: str, methods: tuple[str, ...], dataset: str) -> list[Cell]:
 
 def compiled(cell: Cell, dataset: Dataset) -> Program:
     """A cell's program, on as many images as it trains on."""
-    return compile_program(recipe(cell, dataset), dataset, 1)
+    return compile_program(recipe_of(cell, dataset), dataset, 1)
 
 
 def seconds(cell: Cell, program: Program, rounds: int) -> Any:
@@ -97,15 +99,16 @@ def measure(wanted: list[Cell], dataset: Dataset, rounds: int) -> dict[str, Any]
     programs = {cell.method: compiled(cell, dataset) for cell in wanted}
     running = {cell.method: seconds(cell, programs[cell.method], rounds) for cell in wanted}
     found: dict[str, list[float]] = {method: [] for method in running}
-    rates = []
+    rate = matmul_rate()
+    shuffled = np.random.default_rng(0)
     for turn in range(rounds + 1):
-        rates.append(matmul_rate())
-        for method, steps in running.items():
-            duration = next(steps)
+        for method in shuffled.permutation(list(running)):
+            duration = next(running[method])
             if turn > 0:
                 found[method].append(duration)
     return {
-        "matmul_flops": statistics.median(rates),
+        "matmul_flops": rate,
+        "rounds": rounds,
         "methods": {
             method: {"seconds": times, "memory_mb": programs[method].memory / 1e6}
             for method, times in found.items()
@@ -122,7 +125,7 @@ def table(network: str, measured: dict[str, Any]) -> Table:
         shown.add_row(
             make_method(method).label,
             f"{1e3 * statistics.median(entry['seconds']):.1f}",
-            f"{statistics.median(over):.2f}",
+            format_interval(over),
             f"{entry['memory_mb']:.0f}",
         )
     return shown
@@ -139,6 +142,8 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         if args.out.exists():  # networks that were measured before stay
             found = json.loads(args.out.read_text(encoding="utf-8"))
+            if found.get("experiment") != "step_cost":
+                raise InputError(f"{args.out} is not of this script: choose another --out")
     for network in args.networks:
         wanted = cells(network, args.method, args.dataset)
         few = dataclasses.replace(
@@ -157,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, again="run the command again")
+    cli.run(main, again="finished networks are kept: run it with --networks for the others")

@@ -46,7 +46,7 @@ def test_an_interruption_ends_at_once_and_says_how_to_go_on(monkeypatch, capsys)
     monkeypatch.setattr(cli.os, "_exit", statuses.append)
     cli.run(fail(KeyboardInterrupt()), again="go on so")
     assert statuses == [130]
-    assert capsys.readouterr().err.strip() == "stopped; finished epochs are kept: go on so"
+    assert capsys.readouterr().err.strip() == "stopped; go on so"
 
 
 def fail(error):

@@ -106,6 +106,9 @@ def test_mechanisms_are_measured_and_drawn(run, run_script, tmp_path):
     assert status == 0, err
     assert "baseline: measured before" in out
     assert units.read_bytes() == before
+    status, out, err = run("mechanisms.py", "elimination", *arguments, "--lr", "0.07")
+    assert status == 2
+    assert "holds runs at other settings" in err
     assert run_script("figures/mechanism_curves.py", units, loss)[0] == 0
     assert units.with_suffix(".png").stat().st_size > 1000
     assert loss.with_suffix(".png").stat().st_size > 1000

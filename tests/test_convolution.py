@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from enorm_jax import WeightStandardizedConv
+from enorm_jax import WeightStandardizedConv, convolution
 from enorm_jax.convolution import conv_general_dilated_bfloat16, in_bfloat16
 
 # Channels in and out, kernel, strides, padding: as products by positions, by rows, and by XLA.
@@ -28,9 +28,9 @@ def rounded(a):
     return np.asarray(a).astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
-def operands(inputs, outputs, size, strides, padding):
+def operands(inputs, outputs, size, strides, padding, images=(4, 5, 6)):
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (4, 5, 6, inputs))
+    x = jax.random.normal(keys[0], (*images, inputs))
     kernel = jax.random.normal(keys[1], (*size, inputs, outputs))
     conv = functools.partial(
         conv_general_dilated_bfloat16, window_strides=strides, padding=padding,
@@ -60,19 +60,41 @@ def by_loops(x, kernel, g, strides, padding):
     return y, of_x[:, top : top + x.shape[1], left : left + x.shape[2]], of_kernel
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_it_is_the_convolution_of_rounded_operands_summed_in_float32(case):
-    conv, x, kernel, g = operands(*CASES[case])
-
+def both_passes(conv):
     def forward_and_backward(x, kernel, g):
         y, pullback = jax.vjp(conv, x, kernel)
         return y, *pullback(g)
 
-    own = jax.jit(forward_and_backward)(x, kernel, g)
-    expected = by_loops(*map(rounded, (x, kernel, g)), *CASES[case][3:])
-    for found, exact in zip(own, expected, strict=True):
+    return jax.jit(forward_and_backward)
+
+
+def check(case, images=(4, 5, 6)):
+    conv, x, kernel, g = operands(*case, images)
+    expected = by_loops(*map(rounded, (x, kernel, g)), *case[3:])
+    for found, exact in zip(both_passes(conv)(x, kernel, g), expected, strict=True):
         assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_convolution_of_rounded_operands_summed_in_float32(case):
+    check(CASES[case])
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 7, 12])
+def test_images_are_taken_in_blocks_whatever_their_number(images, monkeypatch):
+    """The images and the smaller outputs of a convolution that is not padded: in equal blocks."""
+    monkeypatch.setattr(convolution, "BLOCK", 5 * 6 * 32 * 4)
+    check((32, 32, (3, 3), (1, 1), "VALID"), (images, 5, 6))
+
+
+def test_vmap_gives_the_convolutions_one_by_one():
+    conv, *arrays = operands(*CASES["rows"])
+    runs = [tuple(scale * a for a in arrays) for scale in (1.0, 2.0)]
+    together = jax.vmap(both_passes(conv))(*map(jnp.stack, zip(*runs, strict=True)))
+    for run, own in enumerate(runs):
+        for found, expected in zip(together, both_passes(conv)(*own), strict=True):
+            np.testing.assert_allclose(found[run], expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("case", "products"), [
@@ -80,12 +102,8 @@ def test_it_is_the_convolution_of_rounded_operands_summed_in_float32(case):
 ])  # fmt: skip
 def test_on_a_cpu_it_is_products_where_that_pays_and_elsewhere_a_convolution(case, products):
     conv, x, kernel, g = operands(*CASES[case])
-
-    def forward_and_backward(x, kernel, g):
-        y, pullback = jax.vjp(conv, x, kernel)
-        return y, *pullback(g)
-
-    traced = jax.jit(forward_and_backward).trace(x, kernel, g)
+    with jax.default_matmul_precision("float32"):  # as training does
+        traced = both_passes(conv).trace(x, kernel, g)
     text = traced.lower().compile().as_text()
     assert text.count(" dot(") == products
     assert text.count(" convolution(") == (0 if products else 3)
@@ -93,6 +111,7 @@ def test_on_a_cpu_it_is_products_where_that_pays_and_elsewhere_a_convolution(cas
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert text.count("stablehlo.convolution") == 3
         assert "dot_general" not in text
+        assert "HIGHEST" not in text  # TF32 holds what bfloat16 does
 
 
 def test_layers_take_it_with_their_own_arguments():
@@ -114,3 +133,9 @@ def test_what_it_cannot_compute_is_refused(settings):
         layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 4)))
     with pytest.raises(ValueError, match="images, channels last"):
         in_bfloat16(nn.Conv)(4, (3,)).init(jax.random.key(0), jnp.ones((2, 8, 4)))
+
+
+def test_other_types_are_refused():
+    layer = in_bfloat16(nn.Conv)(4, (3, 3), dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match="leave out dtype="):
+        layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 4)))

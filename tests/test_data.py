@@ -171,6 +171,22 @@ def test_resized_imagenet_is_read_once_and_mapped_afterwards(tmp_path, rng, monk
     assert not list((tmp_path / "cache" / "enorm_jax").glob("*.tmp"))
 
 
+def test_of_a_decoding_that_fails_nothing_is_left(tmp_path, rng, monkeypatch):
+    prepare_imagenet(tmp_path, rng)
+
+    def failing(prepared, split):
+        yield from ()
+        raise OSError("no space left")
+
+    cache = tmp_path / "cache" / "enorm_jax"
+    with monkeypatch.context() as patch:
+        patch.setattr(imagenet, "examples", lambda *of: (5, failing(*of)))
+        with pytest.raises(OSError, match="no space"):
+            data.load("imagenet16", tmp_path)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+    assert len(data.load("imagenet16", tmp_path).train_labels) == 5
+
+
 def test_without_imagenet_one_line_says_how_to_prepare_it(tmp_path):
     with pytest.raises(DataNotFoundError, match=r"tfds build imagenet_resized/64x64 .*--data-dir"):
         data.load("imagenet64", tmp_path)

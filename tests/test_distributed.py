@@ -55,7 +55,7 @@ import jax.numpy as jnp
 from enorm_jax import stepwise
 from enorm_jax.data import load
 from enorm_jax.program import train_runs
-from enorm_jax.sweep import recipe
+from enorm_jax.sweep import recipe_of
 from enorm_jax.recipe import hyperparameters, init_states
 from sweeps import Log, job
 from test_distributed import DENSE, EVALUATION_BATCH, RESNET
@@ -66,7 +66,7 @@ for cell in (DENSE, RESNET):
 
 # Each device has seen a fourth of a batch, and gradients were added up.
 digits = load("digits")
-own = recipe(DENSE, digits, together=True)
+own = recipe_of(DENSE, digits, together=True)
 seeds = jnp.zeros(1, jnp.uint32)
 hyper = hyperparameters(1, learning_rate=0.1, c=1.2, weight_decay=0.0)
 states = init_states(own, seeds, hyper, digits.train_images[:1])

@@ -16,7 +16,7 @@ from enorm_jax import cli
 from enorm_jax.display import title
 from enorm_jax.divergence import Run, boundary, runs_of, share
 from enorm_jax.optimizer import schedule
-from enorm_jax.sweep import recipe
+from enorm_jax.sweep import recipe_of
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--dataset", "digits", "--width", "8", "--batch-size", "256", "--workers", "1",
@@ -96,7 +96,7 @@ def test_the_grids_hold_every_point_once_and_change_programs_rarely(script):
 def test_a_point_is_the_first_epoch_of_the_study_s_sixty(script, blobs):
     point = script.cells(script.parser().parse_args(["bias"]))[0]
     sixty = dataclasses.replace(point, epochs=60, schedule="linear")
-    own, study = recipe(point, blobs), recipe(sixty, blobs)
+    own, study = recipe_of(point, blobs), recipe_of(sixty, blobs)
     assert dataclasses.replace(own, epochs=60, schedule="linear") == study
     rates = [[schedule(r.schedule, 0.05, r.epochs, 196)(jnp.int32(step)) for step in (0, 195)]
              for r in (own, study)]  # fmt: skip

@@ -13,7 +13,7 @@ from enorm_jax import enorm_step_with_state, networks, program, stepwise
 from enorm_jax.cell import Cell
 from enorm_jax.errors import InputError
 from enorm_jax.recipe import hyperparameters, init_states
-from enorm_jax.sweep import recipe
+from enorm_jax.sweep import recipe_of
 from enorm_jax.training import first_carry, step_of_epoch
 
 CONV = Cell(
@@ -28,7 +28,7 @@ RESNET = dataclasses.replace(
 
 def small(cell, dataset):
     """The recipe of a cell; a residual network with its first stage only, which compiles faster."""
-    its = recipe(cell, dataset)
+    its = recipe_of(cell, dataset)
     if cell.network == "conv":
         return its
     return dataclasses.replace(its, model=its.model.clone(stages=(1,)))
@@ -107,7 +107,7 @@ def test_evaluation_by_steps_counts_every_image_once(blobs, monkeypatch):
 
 def test_enorm_rescales_momentum_against_weights(blobs, rng):
     """What a weight's motion does to the function is W m, which no rescaling may change."""
-    its = recipe(CONV, blobs)
+    its = recipe_of(CONV, blobs)
     x = jnp.float32(rng.normal(size=(2, 2, 2, 3)))
     params = jax.tree.map(lambda leaf: leaf[0], states_of(its, blobs).params)
     moving = jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), params)
@@ -128,9 +128,9 @@ def test_enorm_rescales_momentum_against_weights(blobs, rng):
 
 def test_equal_networks_share_a_program(blobs):
     faster = dataclasses.replace(CONV, learning_rate=0.1, seeds=(3,))
-    assert recipe(CONV, blobs) == recipe(faster, blobs)
-    assert recipe(CONV, blobs) != recipe(dataclasses.replace(CONV, momentum=0.0), blobs)
-    assert recipe(CONV, blobs) != recipe(dataclasses.replace(CONV, augment=False), blobs)
+    assert recipe_of(CONV, blobs) == recipe_of(faster, blobs)
+    assert recipe_of(CONV, blobs) != recipe_of(dataclasses.replace(CONV, momentum=0.0), blobs)
+    assert recipe_of(CONV, blobs) != recipe_of(dataclasses.replace(CONV, augment=False), blobs)
 
 
 @pytest.mark.parametrize("cell", [CONV, RESNET], ids=["conv", "resnet"])
@@ -154,7 +154,7 @@ def test_with_of_norms_enorm_leaves_a_normalized_network_as_it_is(blobs):
     """By default, as in both public codes, it balances kernels around a normalization."""
     cell = dataclasses.replace(CONV, method="enorm+bn", norm_after="published", width=16)
     image, x = blobs.train_images.shape[1:], jax.random.normal(jax.random.key(0), (8, 4, 4, 3))
-    its = recipe(cell, blobs)
+    its = recipe_of(cell, blobs)
     state = jax.tree.map(lambda leaf: leaf[0], states_of(its, blobs))
     params = state.params
 
@@ -184,6 +184,8 @@ def test_with_of_norms_enorm_leaves_a_normalized_network_as_it_is(blobs):
 )
 def test_networks_that_do_not_exist_are_refused(blobs, change, message):
     with pytest.raises(InputError, match=message):
-        recipe(dataclasses.replace(CONV, **change), blobs)
+        recipe_of(dataclasses.replace(CONV, **change), blobs)
     with pytest.raises(ValueError, match="no bias here"):
-        recipe(dataclasses.replace(CONV, bias=True), blobs)
+        recipe_of(dataclasses.replace(CONV, bias=True), blobs)
+    with pytest.raises(ValueError, match="precision must be one of"):
+        recipe_of(dataclasses.replace(CONV, precision="float16"), blobs)

@@ -35,6 +35,7 @@ def test_the_share_of_batch_normalization_is_that_of_its_own_step(bn, verdict):
     alone = judge("bn-time", costs(conv=times))
     assert alone.verdict == ("undecided" if verdict == "holds" else verdict)
     assert alone.missing == "ResNet of 8 layers"
+    assert judge("bn-time", costs(conv={"baseline": 1.0})).figures == "not measured"
 
 
 @pytest.mark.parametrize(
@@ -70,5 +71,24 @@ def test_every_method_is_timed_and_drawn(run_script, tmp_path):
         for entry in of["methods"].values():
             assert len(entry["seconds"]) == 2
             assert entry["memory_mb"] > 0
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    status, _, err = run_script("experiments/step_cost.py", "--dataset", "digits", "--out", other)
+    assert status == 2
+    assert "is not of this script" in err
     assert run_script("figures/cost.py", out, "--out", tmp_path)[0] == 0
     assert (tmp_path / "cost.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_convolutions_are_timed_in_both_precisions(run_script, tmp_path):
+    out = tmp_path / "speed.json"
+    status, text, err = run_script(
+        "experiments/conv_speed.py", "--layers", "1", "--rounds", "1", "--batch-size", "2",
+        "--width", "0.02", "--out", out,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "2 x 28 x 28 x 128 -> 128" in text
+    found = json.loads(out.read_text())
+    assert found["layers"][0]["ratio"] > 0
+    assert found["network"]["ratio"] > 0

@@ -19,7 +19,7 @@ from enorm_jax.kernels import WeightNormDense, WeightStandardizedDense
 from enorm_jax.methods import METHODS, ENorm, make_method
 from enorm_jax.optimizer import path_sgd, schedule
 from enorm_jax.recipe import hyperparameters, init_state
-from enorm_jax.sweep import recipe, run_cell
+from enorm_jax.sweep import recipe_of, run_cell
 from enorm_jax.training import train_epoch
 
 CELL = Cell(
@@ -30,7 +30,7 @@ CELL = Cell(
 
 
 def start(blobs, **changes):
-    own = recipe(dataclasses.replace(CELL, **changes), blobs)
+    own = recipe_of(dataclasses.replace(CELL, **changes), blobs)
     hyper = jax.tree.map(
         lambda leaf: leaf[0], hyperparameters(1, learning_rate=0.05, c=1.2, weight_decay=1e-3)
     )
@@ -180,7 +180,7 @@ def test_the_best_epoch_is_chosen_on_the_fold_and_told_on_the_test_images(blobs,
 
 @pytest.mark.parametrize("name", [*METHODS, "bcn-micro"])
 def test_a_method_reaches_the_program_of_its_cell(blobs, name):
-    own = recipe(dataclasses.replace(CELL, method=name, groups=2), blobs)
+    own = recipe_of(dataclasses.replace(CELL, method=name, groups=2), blobs)
     its = make_method(name, 2)
     assert own.optimizer is its.optimizer
     assert (own.model.norm, own.model.dense, own.model.output) == (its.norm, its.dense, its.output)

@@ -34,7 +34,9 @@ def share(store: Store, low: float, high: float) -> Outcome:
             return True
         return False if part.below(low) or part.above(high) else None
 
-    return _judged(store, of_bn, state, ("conv", "resnet"), ("BN's share of a step",), "%")
+    return _judged(
+        store, of_bn, ("baseline", "bn"), state, ("conv", "resnet"), ("BN's share of a step",)
+    )
 
 
 def cheaper(store: Store) -> Outcome:
@@ -60,7 +62,7 @@ def cheaper(store: Store) -> Outcome:
         return False if any(estimate.above() for estimate in found) else None
 
     header = ("ENorm over BN", "ENorm over GN")
-    return _judged(store, over, state, tuple(NAMES), header, "%")
+    return _judged(store, over, ("enorm", "bn", "gn"), state, tuple(NAMES), header)
 
 
 def _estimate(values: list[float]) -> Estimate:
@@ -70,22 +72,23 @@ def _estimate(values: list[float]) -> Estimate:
 def _judged(
     store: Store,
     estimates: Callable[[Seconds], list[Estimate]],
+    methods: tuple[str, ...],
     state: Callable[[str, list[Estimate]], bool | None],
     deciding: tuple[str, ...],
     header: tuple[str, ...],
-    unit: str,
 ) -> Outcome:
     """The outcome of estimates at each network, of which some decide."""
-    networks = store.costs.get("networks", {})
+    measured = {
+        network: {method: entry["seconds"] for method, entry in of["methods"].items()}
+        for network, of in store.costs.get("networks", {}).items()
+    }
+    networks = [name for name in NAMES if set(methods) <= measured.get(name, {}).keys()]
     states: dict[str, bool | None] = {}
     rows, figures = [], []
-    for network in NAMES:
-        if network not in networks:
-            continue
-        methods = networks[network]["methods"]
-        found = estimates({method: entry["seconds"] for method, entry in methods.items()})
-        rows.append((NAMES[network], *(f"{estimate} {unit}" for estimate in found)))
-        figures.append(f"{NAMES[network]} {', '.join(f'{estimate} {unit}' for estimate in found)}")
+    for network in networks:
+        found = estimates(measured[network])
+        rows.append((NAMES[network], *(f"{estimate} %" for estimate in found)))
+        figures.append(f"{NAMES[network]} {', '.join(f'{estimate} %' for estimate in found)}")
         if network in deciding:
             states[network] = state(network, found)
     if not states:

@@ -18,7 +18,7 @@ class Estimate:
     """A number with its 95 % interval.
 
     Attributes:
-      value: in percent of test accuracy.
+      value: in percent, of test accuracy or of time.
       half: half-width of the interval, None where a side has fewer than two runs.
     """
 
