@@ -4,8 +4,8 @@
 
 trains the study's network on the first images of CIFAR-10 under XLA's profiler, after an epoch that
 warms up, and adds up the time of its operations by what they are part of. XLA merges neighbours: a
-merged operation counts as the first of these that it holds: transposes, rounding, ENorm,
-optimizer, normalization; products are never merged. Times are of single operations and may overlap,
+merged operation counts as the first of these that it holds: transposes, rounding to bfloat16,
+ENorm, optimizer, normalization; products are never merged. Times are of single operations and may overlap,
 so that shares say more than seconds. Two minutes on 2 cores; nothing else should run meanwhile.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import fc_cells
 from enorm_jax import cli, data, parse
@@ -36,7 +36,7 @@ from enorm_jax.sweep import recipe_of
 # What an operation's name, as JAX gives it, holds of each part; the first that is found counts.
 PARTS = {
     "transposes": r"/row_major_transpose/|/transpose$",
-    "rounding to bfloat16": r"/to_bfloat16/",
+    "rounding": r"/to_bfloat16/",
     "ENorm": r"/enorm/",
     "optimizer": r"/optimizer/",
     "normalization": r"/norm_\d+",
@@ -164,7 +164,8 @@ def main() -> None:
     console = Console()
     dataset = data.load(args.dataset, args.data_dir)
     profiles = []
-    table = Table("method", "precision", "busy (s)", *[PRODUCTS, *PARTS, REST])
+    heads = ["method", "precision", "busy (s)", PRODUCTS, *PARTS, REST]
+    table = Table(*(Column(head, overflow="fold") for head in heads), padding=0)
     for cell in cells(args):
         found = shares(cell, dataset)
         profiles.append({"settings": cell.settings(), "seconds": found})
