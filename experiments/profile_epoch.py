@@ -5,8 +5,9 @@
 trains the study's network on the first images of CIFAR-10 under XLA's profiler, after an epoch that
 warms up, and adds up the time of its operations by what they are part of. XLA merges neighbours: a
 merged operation counts as the first of these that it holds: transposes, rounding to bfloat16,
-ENorm, optimizer, normalization; products are never merged. Times are of single operations and may overlap,
-so that shares say more than seconds. Two minutes on 2 cores; nothing else should run meanwhile.
+ENorm, optimizer, normalization; products are never merged. Times are of single operations and may
+overlap, so that shares say more than seconds. A minute on 2 cores; nothing else should run
+meanwhile.
 """
 
 import collections
@@ -165,7 +166,8 @@ def main() -> None:
     dataset = data.load(args.dataset, args.data_dir)
     profiles = []
     heads = ["method", "precision", "busy (s)", PRODUCTS, *PARTS, REST]
-    table = Table(*(Column(head, overflow="fold") for head in heads), padding=0)
+    named = [Column(head, no_wrap=True) for head in heads[:3]]
+    table = Table(*named, *(Column(head, overflow="fold") for head in heads[3:]), padding=0)
     for cell in cells(args):
         found = shares(cell, dataset)
         profiles.append({"settings": cell.settings(), "seconds": found})
