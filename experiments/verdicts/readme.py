@@ -52,8 +52,16 @@ def verdicts(outcomes: Sequence[tuple[Claim, Outcome]]) -> str:
       A list in Markdown.
     """
     found: list[str] = [outcome.verdict for _, outcome in outcomes]
-    words = {"holds": "hold", "does not hold": "do not hold", "undecided": "are undecided"}
-    counts = ", ".join(f"{found.count(verdict)} {words[verdict]}" for verdict in words)
+    words = {  # of one, of several
+        "holds": ("holds", "hold"),
+        "does not hold": ("does not hold", "do not hold"),
+        "undecided": ("is undecided", "are undecided"),
+    }
+    counts = ", ".join(
+        f"{count} {one if count == 1 else several}"
+        for verdict, (one, several) in words.items()
+        for count in [found.count(verdict)]
+    )
     lines = [f"- Of {plural(len(found), 'claim')}, {counts}: [figures](experiments/CLAIMS.md)"]
     lines += [
         f"- {claim.title}: **{outcome.verdict}** ({outcome.figures})"
