@@ -1,6 +1,7 @@
 """How much work an epoch is, and how fast this device multiplies matrices."""
 
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +115,24 @@ def memory(
     activations = batch_size * (2 * pixels + 4 * width * (depth + 1))
     held = 2 * runs * weights + at_once * (2 * weights + activations)
     return images * (pixels + 4.0), 4.0 * held
+
+
+def within_rounds(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Ratios of two things that were timed in turn, so that a machine that drifts drifts for both.
+
+    Args:
+      above: seconds of one, round by round.
+      below: seconds of the other, likewise.
+
+    Returns:
+      One ratio a round.
+
+    Example:
+      >>> from enorm_jax.timing import within_rounds
+      >>> within_rounds([2.0, 3.0], [1.0, 2.0])
+      [2.0, 1.5]
+    """
+    return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def matmul_rate(size: int = 2048, repeats: int = 3, precision: Precision = "float32") -> float:

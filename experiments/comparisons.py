@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Column, Table
 
 from enorm_jax.layers import PRECISIONS
+from enorm_jax.timing import within_rounds
 
 
 def ratio(depth: dict[str, Any], above: str, below: str, with_test: bool = False) -> float | None:
@@ -17,7 +18,7 @@ def ratio(depth: dict[str, Any], above: str, below: str, with_test: bool = False
         [seconds + with_test * entry["test_pass_seconds"] for seconds in entry["all_seconds"]]
         for entry in pair
     ]
-    return statistics.median(a / b for a, b in zip(*columns, strict=True))
+    return statistics.median(within_rounds(*columns))
 
 
 def ratios(depth: dict[str, Any]) -> dict[str, float]:

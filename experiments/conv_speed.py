@@ -8,18 +8,19 @@ published size, on made-up images. Some 3 minutes on 2 cores; nothing else shoul
 Ratios are medians over rounds of ratios within one.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import conv_sweep
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import conv_sweep
 from enorm_jax import cli, parse
 from enorm_jax.convolution import conv_general_dilated_bfloat16
 from enorm_jax.data import Dataset
@@ -30,7 +31,7 @@ from enorm_jax.program import compile_program
 from enorm_jax.recipe import hyperparameters
 from enorm_jax.results import provenance, write_json
 from enorm_jax.sweep import recipe_of
-from enorm_jax.timing import matmul_rate
+from enorm_jax.timing import matmul_rate, within_rounds
 
 # Positions along a side, channels in and out: of the published network, of the quarter of it that
 # conv_sweep.py trains on a CPU, of the small residual network.
@@ -115,8 +116,7 @@ def measure(build: Callable[[str], Callable[[], float]], rounds: int) -> dict[st
 
 def ratio(seconds: dict[str, list[float]]) -> float:
     """How many times as fast bfloat16 is."""
-    pairs = zip(seconds["float32"], seconds["bfloat16"], strict=True)
-    return statistics.median(a / b for a, b in pairs)
+    return statistics.median(within_rounds(seconds["float32"], seconds["bfloat16"]))
 
 
 def main() -> None:
@@ -129,11 +129,8 @@ def main() -> None:
     found["layers"] = []
     table = Table("convolution", *(f"{p} (GFLOP/s)" for p in PRECISIONS), "ratio")
     for size, inputs, outputs in LAYERS[: args.layers]:
-
-        def build(precision: str, of: tuple[int, int, int] = (size, inputs, outputs)) -> Any:
-            return layer(batch, *of, precision)
-
-        seconds = measure(build, args.rounds)
+        timed = functools.partial(layer, batch, size, inputs, outputs)
+        seconds = measure(timed, args.rounds)
         work = 3 * 2 * 9.0 * batch * size**2 * inputs * outputs
         found["layers"].append(
             {"size": size, "inputs": inputs, "outputs": outputs, "flops": work,
@@ -143,7 +140,7 @@ def main() -> None:
         name = f"{batch} x {size} x {size} x {inputs} -> {outputs}"
         table.add_row(name, *rates, f"{ratio(seconds):.2f}")
     console.print(table)
-    seconds = measure(lambda p: network(batch, args.width, p), args.rounds)
+    seconds = measure(functools.partial(network, batch, args.width), args.rounds)
     found["network"] = {"width": args.width, "seconds": seconds, "ratio": ratio(seconds)}
     medians = ", ".join(f"{statistics.median(seconds[p]):.2f} s in {p}" for p in PRECISIONS)
     console.print(f"a step of the network: {medians}; ratio {ratio(seconds):.2f}", highlight=False)

@@ -241,13 +241,12 @@ def measured_before(args: Any, what: str) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["series"]
-        methods = [entry["settings"]["method"] for entry in found.values()]
-        kept = [entry["settings"] for entry in found.values()]
+        kept = [(entry["settings"]["method"], entry["settings"]) for entry in found.values()]
     except (ValueError, KeyError, TypeError):
         raise cli.InputError(
             f"{path} is not of this script: move it, or choose another --out"
         ) from None
-    if kept != [cell_of(args, method).settings() for method in methods]:
+    if any(settings != cell_of(args, method).settings() for method, settings in kept):
         raise cli.InputError(f"{path} holds runs at other settings: choose another --out")
     return found
 

@@ -15,9 +15,9 @@ JSON file in --out; a table and a figure close the run.
 from pathlib import Path
 from typing import Any
 
-from conv_sweep import conv_arguments, fastest
 from rich.console import Console
 
+from conv_sweep import conv_arguments, fastest
 from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
 from enorm_jax.methods import GROUPS, make_method

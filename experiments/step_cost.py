@@ -19,11 +19,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import conv_sweep
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import conv_sweep
 import fc_cells
 import micro_batch
 from enorm_jax import cli, data, parse
@@ -38,7 +38,7 @@ from enorm_jax.recipe import hyperparameters
 from enorm_jax.results import provenance, write_json
 from enorm_jax.summary import format_interval
 from enorm_jax.sweep import recipe_of
-from enorm_jax.timing import matmul_rate
+from enorm_jax.timing import matmul_rate, within_rounds
 
 METHODS = "bn,gn,ln,bcn,wn,wn+bn,ws+gn,ws+bcn,path-sgd,enorm,enorm+bn"
 LABELS = {
@@ -121,7 +121,7 @@ def table(network: str, measured: dict[str, Any]) -> Table:
     shown = Table("method", "ms a step", "over baseline", "memory (MB)", title=LABELS[network])
     base = measured["methods"]["baseline"]
     for method, entry in measured["methods"].items():
-        over = [a / b for a, b in zip(entry["seconds"], base["seconds"], strict=True)]
+        over = within_rounds(entry["seconds"], base["seconds"])
         shown.add_row(
             make_method(method).label,
             f"{1e3 * statistics.median(entry['seconds']):.1f}",

@@ -17,6 +17,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
 from enorm_jax.results import interval
+from enorm_jax.timing import within_rounds
 
 HERE = Path(__file__).parent
 MEASURED = HERE.parent / "experiments" / "results" / "step-cost.json"
@@ -28,7 +29,7 @@ def panel(axis: Axes, network: str, found: dict[str, Any]) -> None:
     entries = {name: entry for name, entry in found["methods"].items() if name != "baseline"}
     base = found["methods"]["baseline"]
     for row, (method, entry) in enumerate(entries.items()):
-        over = [a / b for a, b in zip(entry["seconds"], base["seconds"], strict=True)]
+        over = within_rounds(entry["seconds"], base["seconds"])
         mean, half = interval(over)
         look = STYLES.get(method, OTHER)
         look = {"color": look["color"], "marker": look["marker"], "linestyle": "none"}

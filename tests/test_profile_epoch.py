@@ -2,8 +2,9 @@
 
 import json
 
-import profile_epoch
 import pytest
+
+import profile_epoch
 
 PROGRAM = """\
 HloModule jit_train_runs

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-import step_cost
 
+import step_cost
 from made_up_cells import CLAIMS
 from verdicts.store import Store
 

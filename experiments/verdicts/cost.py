@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from enorm_jax.results import interval
+from enorm_jax.timing import within_rounds
 from verdicts.intervals import Estimate
 from verdicts.outcome import Outcome, Table, Verdict
 from verdicts.store import Store
@@ -25,10 +26,10 @@ def share(store: Store, low: float, high: float) -> Outcome:
     """
 
     def of_bn(seconds: Seconds) -> list[Estimate]:
-        pairs = zip(seconds["baseline"], seconds["bn"], strict=True)
-        return [_estimate([100 * (1 - plain / bn) for plain, bn in pairs])]
+        plain = within_rounds(seconds["baseline"], seconds["bn"])
+        return [_estimate([100 * (1 - part) for part in plain])]
 
-    def state(network: str, found: list[Estimate]) -> bool | None:
+    def state(found: list[Estimate]) -> bool | None:
         (part,) = found
         if part.above(low) and part.below(high):
             return True
@@ -50,13 +51,14 @@ def cheaper(store: Store) -> Outcome:
     """
 
     def over(seconds: Seconds) -> list[Estimate]:
-        found = []
-        for other in ("bn", "gn"):
-            rounds = zip(seconds["enorm"], seconds[other], strict=True)
-            found.append(_estimate([100 * (own / its - 1) for own, its in rounds]))
-        return found
+        return [
+            _estimate(
+                [100 * (part - 1) for part in within_rounds(seconds["enorm"], seconds[other])]
+            )
+            for other in ("bn", "gn")
+        ]
 
-    def state(network: str, found: list[Estimate]) -> bool | None:
+    def state(found: list[Estimate]) -> bool | None:
         if all(estimate.below() for estimate in found):
             return True
         return False if any(estimate.above() for estimate in found) else None
@@ -73,7 +75,7 @@ def _judged(
     store: Store,
     estimates: Callable[[Seconds], list[Estimate]],
     methods: tuple[str, ...],
-    state: Callable[[str, list[Estimate]], bool | None],
+    state: Callable[[list[Estimate]], bool | None],
     deciding: tuple[str, ...],
     header: tuple[str, ...],
 ) -> Outcome:
@@ -90,7 +92,7 @@ def _judged(
         rows.append((NAMES[network], *(f"{estimate} %" for estimate in found)))
         figures.append(f"{NAMES[network]} {', '.join(f'{estimate} %' for estimate in found)}")
         if network in deciding:
-            states[network] = state(network, found)
+            states[network] = state(found)
     if not states:
         return Outcome("undecided", "not measured", (), "no measurement", "step_cost.py")
     lacking = [NAMES[network] for network in deciding if network not in networks]
