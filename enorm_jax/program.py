@@ -79,7 +79,7 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
     init = compiled(init_states, seeds, hyper, example, of_runs=2)
     states = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_run(mesh)),
-        jax.eval_shape(functools.partial(init_states, recipe), seeds, hyper, example),
+        init.out_info,
     )
     data = train_images, train_labels
     if by_steps:
@@ -126,6 +126,7 @@ def train_runs(
     epoch: jax.Array,
     images: jax.Array,
     labels: jax.Array,
+    platform: str | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """`train_epoch` for R runs, each with its own order of the images.
 
@@ -136,6 +137,7 @@ def train_runs(
       epoch: number of the epoch, int32.
       images: (N, height, width, channels), uint8.
       labels: (N,), integers.
+      platform: for which it is traced, such as ``"cuda"``; None for that of this process.
 
     Returns:
       The states after the epoch and the losses, (R, steps_per_epoch).
@@ -144,11 +146,15 @@ def train_runs(
     def one(state: TrainState, seed: jax.Array) -> tuple[TrainState, jax.Array]:
         return train_epoch(recipe, state, epoch_key(seed, epoch), images, labels)
 
-    return _over_runs(recipe, one)(states, seeds)
+    return _over_runs(recipe, one, platform)(states, seeds)
 
 
 def evaluate_runs(
-    recipe: Recipe, states: TrainState, images: jax.Array, labels: jax.Array
+    recipe: Recipe,
+    states: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    platform: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`evaluate` for R runs, and the Frobenius norms of their kernels.
 
@@ -157,6 +163,7 @@ def evaluate_runs(
       states: states with a leading axis of R.
       images: (M, height, width, channels), uint8.
       labels: (M,), integers.
+      platform: as for `train_runs`.
 
     Returns:
       Loss and accuracy, (R,), and norms, (R, layers).
@@ -165,20 +172,15 @@ def evaluate_runs(
     def one(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array]:
         return *evaluate(recipe, state, images, labels), kernel_norms(state.params)
 
-    return _over_runs(recipe, one)(states)
+    return _over_runs(recipe, one, platform)(states)
 
 
-def _over_runs(recipe: Recipe, one: Callable[..., Any]) -> Callable[..., Any]:
+def _over_runs(recipe: Recipe, one: Callable[..., Any], platform: str | None) -> Callable[..., Any]:
     """`vmap` over runs; on a CPU one run after another, whose weights then stay in its caches.
 
     Convolutions of several runs at once would be grouped ones, which are slow everywhere.
     """
-
-    def in_turn(*args: Any) -> Any:
-        return jax.lax.map(lambda arguments: one(*arguments), args)
-
-    def over_runs(*args: Any) -> Any:
-        default = in_turn if recipe.convolutional else jax.vmap(one)
-        return jax.lax.platform_dependent(*args, cpu=in_turn, default=default)
-
-    return over_runs
+    # Not by `platform_dependent`, which would trace both: seconds, in deep networks.
+    if recipe.convolutional or (platform or jax.default_backend()) == "cpu":
+        return lambda *args: jax.lax.map(lambda arguments: one(*arguments), args)
+    return jax.vmap(one)
