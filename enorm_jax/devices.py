@@ -1,5 +1,6 @@
-"""Runs shared out among the devices of this process."""
+"""Runs shared out among the devices of this process, and devices among processes."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,15 @@ from jax.sharding import PartitionSpec as P
 
 RUNS = "runs"
 BATCH = "batch"
+
+
+def leave_memory() -> None:
+    """Leaves a GPU's memory to other processes on it, such as workers, until it is needed.
+
+    JAX would take three quarters of it when it first looks for devices: call this before. What
+    the user set by ``XLA_PYTHON_CLIENT_PREALLOCATE`` stays; child processes do the same.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def runs_mesh(runs: int) -> Mesh:

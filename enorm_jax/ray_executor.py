@@ -228,5 +228,7 @@ def _environment(gpus: float) -> dict[str, str]:
     if not gpus:
         return own | {"JAX_PLATFORMS": "cpu"}
     own.pop("JAX_PLATFORMS", None)
-    # Else the first process would take three quarters of the memory for itself.
-    return own | ({"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.3f}"} if gpus < 1 else {})
+    if gpus < 1:  # else the first process would take three quarters of the memory for itself
+        own.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # the old name; JAX refuses both
+        own["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
+    return own

@@ -1,9 +1,10 @@
 """What the scripts that train cells share: checks, the list of a dry run, and the run."""
 
+import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.cost import cell_memory, cell_rate, epoch_work
 from enorm_jax.data import held_out
+from enorm_jax.devices import leave_memory
 from enorm_jax.display import Display, title
 from enorm_jax.distributed import from_first, join, leads
 from enorm_jax.executors import Executor
 from enorm_jax.jobs import Job, load_once
-from enorm_jax.layers import Precision
+from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import make_method
 from enorm_jax.results import read_results
 from enorm_jax.storage import Folder, check_writable
@@ -50,16 +52,15 @@ def train(
     Returns:
       The cells asked for, trained unless `args.dry_run`.
     """
+    engine, address = args.executor
+    if engine != "local" or (args.workers or 1) > 1:
+        leave_memory()
     if args.distributed:  # before JAX looks for devices
         join(args.distributed)
         args.data_parallel = True
         console.quiet = not leads()
     keep_compiled(args.compilation_cache)
     dataset = load_once(args.dataset, args.data_dir)
-    if args.precision == "auto":
-        args.precision = from_first(fastest)
-        console.print(f"products in {args.precision}, which is faster here")
-    engine, address = args.executor
     if args.data_parallel and (engine != "local" or args.workers not in (None, 1)):
         raise cli.InputError(
             "--data-parallel and --distributed train one cell at a time, on all devices: leave out "
@@ -74,8 +75,16 @@ def train(
         gpus=args.gpus_per_cell,
         options=dict(args.slurm),
     )
-    wanted = cells(args)
+    names = PRECISIONS if args.precision == "auto" else [args.precision]
+    choices = {
+        name: cells(argparse.Namespace(**vars(args) | {"precision": name})) for name in names
+    }
+    wanted = choices[names[0]]
     check(args, wanted, dataset, one_image=one_image)
+    if args.precision == "auto":
+        precision, why = from_first(lambda: choose_precision(choices, args.out, fastest))
+        console.print(f"products in {precision}, {why}", highlight=False)
+        wanted = choices[precision]
     if args.dry_run and leads():
         dry_run(wanted, dataset, args.out, executor.workers or 1, console)
     elif not args.dry_run:
@@ -83,6 +92,27 @@ def train(
     if not leads():
         raise SystemExit(0)  # the first process reports
     return wanted
+
+
+def choose_precision(
+    choices: Mapping[Precision, list[Cell]], out: Folder, fastest: Callable[[], Precision]
+) -> tuple[Precision, str]:
+    """What `--precision auto` stands for, and why: more of the sweep begun in it, else faster.
+
+    A sweep that goes on beside other work or elsewhere would else start again in the other.
+    """
+    results = read_results(out)
+
+    def begun(cell: Cell) -> bool:
+        left = without_done_seeds(cell, results)
+        return left != cell or progress(cell, out) > 0
+
+    counts = {name: sum(map(begun, wanted)) for name, wanted in choices.items()}
+    most = max(counts.values())
+    first = [name for name, count in counts.items() if count == most]
+    if len(first) > 1:
+        return fastest(), "which is faster here"
+    return first[0], f"as are {most} of these cells in {os.fspath(out)}"
 
 
 def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bool = False) -> None:

@@ -13,6 +13,7 @@ from enorm_jax import FullyConnected
 from enorm_jax.data import load
 from enorm_jax.methods import METHODS
 from enorm_jax.program import compile_program, evaluate_runs, train_runs
+from enorm_jax.ray_executor import _environment
 from enorm_jax.recipe import Recipe, hyperparameters, init_states
 from enorm_jax.timing import memory
 
@@ -43,11 +44,12 @@ def abstract(recipe, runs):
 def test_epoch_and_evaluation_lower_for_accelerators_without_callbacks(platform, precision):
     own = recipe(precision=precision)
     states, seeds, images, labels = abstract(own, 3)
-    epoch = jax.jit(train_runs, static_argnums=0, donate_argnums=1)
-    test = jax.jit(evaluate_runs, static_argnums=0)
+    static = {"static_argnums": 0, "static_argnames": "platform"}
+    epoch = jax.jit(train_runs, donate_argnums=1, **static)
+    test = jax.jit(evaluate_runs, **static)
     for traced in (
-        epoch.trace(own, states, seeds, jnp.int32(0), images, labels),
-        test.trace(own, states, images, labels),
+        epoch.trace(own, states, seeds, jnp.int32(0), images, labels, platform=platform),
+        test.trace(own, states, images, labels, platform=platform),
     ):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "callback" not in text
@@ -112,3 +114,21 @@ def test_four_devices_share_the_runs_and_give_the_bits_of_one():
         env=os.environ | {"PYTHONPATH": ":".join(sys.path)} | flags,
     )  # fmt: skip
     assert done.stdout == "same\n", done.stderr
+
+
+def test_processes_on_one_gpu_leave_each_other_memory(run_script, monkeypatch, tmp_path):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
+    share = _environment(gpus=0.25)
+    assert share["XLA_CLIENT_MEM_FRACTION"] == "0.225"
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in share  # JAX refuses both names
+    listed = ["experiments/fc_sweep.py", "--method", "bn", "--depths", "1", "--dataset", "digits",
+              "--precision", "float32", "--out", tmp_path, "--dry-run"]  # fmt: skip
+    preallocate = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.delenv(preallocate, raising=False)
+    assert run_script(*listed)[0] == 0
+    assert preallocate not in os.environ
+    assert run_script(*listed, "--workers", "2")[0] == 0
+    assert os.environ.pop(preallocate) == "false"
+    monkeypatch.setenv(preallocate, "true")
+    assert run_script(*listed, "--workers", "2")[0] == 0
+    assert os.environ[preallocate] == "true"
