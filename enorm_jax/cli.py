@@ -5,10 +5,14 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
+from rich.console import Console
+
 from enorm_jax.errors import InputError
+from enorm_jax.results import write_json
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +40,23 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
         if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
+
+
+def save(path: Path | None, content: Mapping[str, Any], console: Console) -> None:
+    """Writes what a script found as JSON, if that was asked for, and says where.
+
+    Args:
+      path: file to write, from `enorm_jax.parse.new_file`, or None.
+      content: as for `write_json`.
+      console: where to say so.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 def run(

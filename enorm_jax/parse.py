@@ -2,8 +2,10 @@
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from enorm_jax.cell import SEED_LIMIT
@@ -239,6 +241,32 @@ def folder(text: str) -> Folder:
         return as_folder(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def new_file(text: str) -> Path:
+    """Parses the path of a file to write, so that nobody waits for what cannot be kept.
+
+    Args:
+      text: what the user wrote.
+
+    Returns:
+      The path.
+
+    Raises:
+      argparse.ArgumentTypeError: if it is a folder, or nothing can be written there.
+
+    Example:
+      >>> from enorm_jax.parse import new_file
+      >>> new_file("/tmp/benchmark.json").name
+      'benchmark.json'
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"cannot write to {above}: choose another place")
+    return path
 
 
 def executor(text: str) -> tuple[str, str | None]:

@@ -34,7 +34,7 @@ from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import STUDY, make_method
 from enorm_jax.program import Program, compile_program
 from enorm_jax.recipe import Recipe, hyperparameters
-from enorm_jax.results import provenance, write_json
+from enorm_jax.results import provenance
 from enorm_jax.timing import epoch_flops, matmul_rate, parameter_count
 from enorm_jax.workers import default_workers, split_cores
 
@@ -56,7 +56,7 @@ def parser() -> cli.Parser:
     p.add_argument("--rounds", type=parse.positive_int, default=5)
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
-    p.add_argument("--out", type=Path, help="JSON file to write")
+    p.add_argument("--out", type=parse.new_file, help="JSON file to write")
     return p
 
 
@@ -278,10 +278,7 @@ def main() -> None:
             f"{entry['warm_seconds']:.1f} s warm",
             highlight=False,
         )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, found)
-        console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+    cli.save(args.out, found, console)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cell import LATER
 from enorm_jax.errors import InputError
 from enorm_jax.methods import STUDY, make_method
-from enorm_jax.results import interval, read_results, write_json
+from enorm_jax.results import interval, read_results
 from enorm_jax.summary import format_interval
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,7 +78,7 @@ def main() -> None:
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS, help="folder of cells")
     parser.add_argument(
-        "--out", type=Path, default=RESULTS / "precision.json", help="JSON to write"
+        "--out", type=parse.new_file, default=RESULTS / "precision.json", help="JSON to write"
     )
     args = parser.parse_args()
     found = differences(r for r in read_results(args.results) if r["experiment"] == "fc")
@@ -99,17 +99,14 @@ def main() -> None:
         )
     every = [value for values in found.values() for value in values]
     mean, half, verdict = equivalence(found)
-    write_json(
-        args.out,
-        {
-            "experiment": "precision", "margin": MARGIN, "pairs": rows, "mean": mean,
-            "half": half, "n": len(every), "verdict": verdict,
-        },
-    )  # fmt: skip
     console = Console()
     console.print(table)
     console.print(f"all: {format_interval(every)} %, n = {len(every)}: {verdict}", highlight=False)
-    console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+    content = {
+        "experiment": "precision", "margin": MARGIN, "pairs": rows, "mean": mean, "half": half,
+        "n": len(every), "verdict": verdict,
+    }  # fmt: skip
+    cli.save(args.out, content, console)
 
 
 if __name__ == "__main__":

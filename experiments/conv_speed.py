@@ -12,7 +12,6 @@ import functools
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ from enorm_jax.inputs import Standardization
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.program import compile_program
 from enorm_jax.recipe import hyperparameters
-from enorm_jax.results import provenance, write_json
+from enorm_jax.results import provenance
 from enorm_jax.sweep import recipe_of
 from enorm_jax.timing import matmul_rate, within_rounds
 
@@ -55,7 +54,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--width", type=parse.positive_float, default=1.0, help="of the network, over the published"
     )
-    p.add_argument("--out", type=Path, help="JSON file to write")
+    p.add_argument("--out", type=parse.new_file, help="JSON file to write")
     return p
 
 
@@ -144,10 +143,7 @@ def main() -> None:
     found["network"] = {"width": args.width, "seconds": seconds, "ratio": ratio(seconds)}
     medians = ", ".join(f"{statistics.median(seconds[p]):.2f} s in {p}" for p in PRECISIONS)
     console.print(f"a step of the network: {medians}; ratio {ratio(seconds):.2f}", highlight=False)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, found)
-        console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+    cli.save(args.out, found, console)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import make_method
 from enorm_jax.program import train_runs
 from enorm_jax.recipe import hyperparameters, init_states
-from enorm_jax.results import provenance, write_json
+from enorm_jax.results import provenance
 from enorm_jax.sweep import recipe_of
 
 # What an operation's name, as JAX gives it, holds of each part; the first that is found counts.
@@ -58,7 +58,7 @@ def parser() -> cli.Parser:
     p.add_argument("--train-images", type=parse.positive_int, default=5120, help="in an epoch")
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
-    p.add_argument("--out", type=Path, help="JSON file to write")
+    p.add_argument("--out", type=parse.new_file, help="JSON file to write")
     return p
 
 
@@ -175,11 +175,7 @@ def main() -> None:
         parts = (f"{found.get(part, 0.0) / busy:.0%}" for part in [PRODUCTS, *PARTS, REST])
         table.add_row(make_method(cell.method).label, cell.precision, f"{busy:.2f}", *parts)
     console.print(table)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        content = {"experiment": "profile", **provenance(), "profiles": profiles}
-        write_json(args.out, content)
-        console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+    cli.save(args.out, {"experiment": "profile", **provenance(), "profiles": profiles}, console)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from enorm_jax import FullyConnected, cli, data, published, rescale
+from enorm_jax import FullyConnected, cli, data, parse, published, rescale
 from enorm_jax.checkpoint import load_variables
 from enorm_jax.equalize import equalizing_scales
 from enorm_jax.errors import InputError
@@ -26,7 +26,7 @@ from enorm_jax.evaluation import evaluate
 from enorm_jax.methods import STUDY, make_method
 from enorm_jax.quantization import fold_batch_norm, quantize_weights
 from enorm_jax.recipe import Recipe, TrainState, hyperparameters, init_state
-from enorm_jax.results import provenance, write_json
+from enorm_jax.results import provenance
 from enorm_jax.training import train_epoch
 
 BITS = (8, 7, 6, 5, 4, 3)
@@ -38,7 +38,7 @@ def parser() -> cli.Parser:
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument("--params", type=Path, nargs="+", help="files of trained networks")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
-    p.add_argument("--out", type=Path, help="JSON file to write")
+    p.add_argument("--out", type=parse.new_file, help="JSON file to write")
     return p
 
 
@@ -151,10 +151,7 @@ def main() -> None:
             table.add_row(label, row.replace("_", " "), *(f"{value:.2f}" for value in values))
             label = ""
     console.print(table)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, found | {"networks": networks})
-        console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+    cli.save(args.out, found | {"networks": networks}, console)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ draws it.
 import dataclasses
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from enorm_jax.fit import fit
 from enorm_jax.methods import make_method
 from enorm_jax.program import Program, compile_program
 from enorm_jax.recipe import hyperparameters
-from enorm_jax.results import provenance, write_json
+from enorm_jax.results import provenance
 from enorm_jax.summary import format_interval
 from enorm_jax.sweep import recipe_of
 from enorm_jax.timing import matmul_rate, within_rounds
@@ -60,7 +59,7 @@ def parser() -> cli.Parser:
     p.add_argument("--rounds", type=parse.positive_int, default=9, help="epochs that are timed")
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")
-    p.add_argument("--out", type=Path, help="JSON file to write")
+    p.add_argument("--out", type=parse.new_file, help="JSON file to write")
     return p
 
 
@@ -138,12 +137,10 @@ def main() -> None:
     keep_compiled(True)
     dataset = data.load(args.dataset, args.data_dir)
     found: dict[str, Any] = {"experiment": "step_cost", "networks": {}}
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        if args.out.exists():  # networks that were measured before stay
-            found = json.loads(args.out.read_text(encoding="utf-8"))
-            if found.get("experiment") != "step_cost":
-                raise InputError(f"{args.out} is not of this script: choose another --out")
+    if args.out and args.out.exists():  # networks that were measured before stay
+        found = json.loads(args.out.read_text(encoding="utf-8"))
+        if found.get("experiment") != "step_cost":
+            raise InputError(f"{args.out} is not of this script: choose another --out")
     for network in args.networks:
         wanted = cells(network, args.method, args.dataset)
         few = dataclasses.replace(
@@ -156,9 +153,7 @@ def main() -> None:
         measured = measure(wanted, few, args.rounds)
         found["networks"][network] = {"dataset": args.dataset, **provenance(), **measured}
         console.print(table(network, measured))
-        if args.out:
-            write_json(args.out, found)
-            console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
+        cli.save(args.out, found, console)
 
 
 if __name__ == "__main__":

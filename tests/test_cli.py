@@ -41,6 +41,19 @@ def test_what_cannot_be_read_is_named(read, text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "found.json"
+    assert parse.new_file(str(path)) == path
+    assert not path.parent.exists()  # until there is something to write
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "file" / "found.json"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"name a file|another place"):
+            parse.new_file(str(place))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"cannot write to {tmp_path}: choose"):
+        parse.new_file(str(path))
+
+
 def test_an_interruption_ends_at_once_and_says_how_to_go_on(monkeypatch, capsys):
     statuses = []
     monkeypatch.setattr(cli.os, "_exit", statuses.append)
