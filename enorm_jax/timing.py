@@ -1,13 +1,17 @@
 """How much work an epoch is, and how fast this device multiplies matrices."""
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enorm_jax.layers import Precision
+from enorm_jax.layers import PRECISIONS, Precision
+
+T = TypeVar("T")
 
 
 def parameter_count(depth: int, width: int, inputs: int, classes: int = 10) -> int:
@@ -117,6 +121,32 @@ def memory(
     return images * (pixels + 4.0), 4.0 * held
 
 
+def in_rounds(runs: Mapping[str, Callable[[], T]], rounds: int) -> Iterator[dict[str, T]]:
+    """Runs all of several things to time, round after round, each round in a new order.
+
+    A machine that drifts then drifts for all, and none always runs behind the same other. The
+    first round warms up and is left out.
+
+    Args:
+      runs: what to run, by name.
+      rounds: number of rounds that count.
+
+    Yields:
+      What each returned in a round, by name.
+
+    Example:
+      >>> from enorm_jax.timing import in_rounds
+      >>> counts = {"a": iter(range(3)), "b": iter("xyz")}
+      >>> [of["b"] for of in in_rounds({k: v.__next__ for k, v in counts.items()}, rounds=2)]
+      ['y', 'z']
+    """
+    order = np.random.default_rng(0)
+    for turn in range(rounds + 1):
+        found = {name: runs[name]() for name in map(str, order.permutation(list(runs)))}
+        if turn > 0:
+            yield found
+
+
 def within_rounds(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Ratios of two things that were timed in turn, so that a machine that drifts drifts for both.
 
@@ -146,24 +176,12 @@ def matmul_rate(size: int = 2048, repeats: int = 3, precision: Precision = "floa
     Returns:
       Floating-point operations per second.
     """
-    a = jnp.ones((size, size), precision)
-
-    @jax.jit
-    def multiply(a: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("float32"):
-            return jnp.matmul(a, a, preferred_element_type=jnp.float32)
-
-    multiply(a).block_until_ready()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        multiply(a).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2.0 * size**3 / float(np.median(seconds))
+    multiply = _product(size, precision)
+    return 2.0 * size**3 / statistics.median(multiply() for _ in range(repeats))
 
 
 def fastest_precision() -> Precision:
-    """The precision in which this device trains faster, found by timing a product in both.
+    """The precision in which this device trains faster, found by timing a product in both, in turn.
 
     Devices without a unit for bfloat16 are slower in it, often by far; those with one are faster
     by at least 1.6: anything from 1.2 on counts, so that chance does not decide.
@@ -171,5 +189,25 @@ def fastest_precision() -> Precision:
     Returns:
       ``"bfloat16"`` or ``"float32"``.
     """
-    ratio = matmul_rate(1024, 5, "bfloat16") / matmul_rate(1024, 5, "float32")
-    return "bfloat16" if ratio > 1.2 else "float32"
+    exact, narrow = (_product(1024, precision) for precision in PRECISIONS)
+    seconds = [(exact(), narrow()) for _ in range(9)]
+    ratios = within_rounds(*zip(*seconds, strict=True))
+    return "bfloat16" if statistics.median(ratios) > 1.2 else "float32"
+
+
+def _product(size: int, precision: Precision) -> Callable[[], float]:
+    """What multiplies two large matrices and tells the seconds."""
+    a = jnp.ones((size, size), precision)
+
+    @jax.jit
+    def multiply(a: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("float32"):
+            return jnp.matmul(a, a, preferred_element_type=jnp.float32)
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        multiply(a).block_until_ready()
+        return time.perf_counter() - start
+
+    seconds()  # compiles
+    return seconds

@@ -2,11 +2,11 @@
 
     python experiments/benchmark.py --data-dir DIR --out experiments/results/benchmark.json
 
-times whole epochs of the study's networks on CIFAR-10, contender after contender, round after
-round, with a large matrix product in every round, so that a machine that drifts drifts for all:
-every method in both precisions at depths 1, 9 and 19; at depth 9 also 2 and 4 seeds, two worker
-processes, and PyTorch where it is installed (extra ``bench``). Then start-up. Some 25 minutes on
-2 cores; nothing else should run meanwhile. Ratios are medians over rounds of ratios within one.
+times whole epochs of the study's networks on CIFAR-10, round after round, each in a new order and
+with a large matrix product, so that a machine that drifts drifts for all: every method in both
+precisions at depths 1, 9 and 19; at depth 9 also 2 and 4 seeds, two worker processes, and PyTorch
+where it is installed (extra ``bench``). Then start-up. Some 25 minutes on 2 cores; nothing else
+should run meanwhile. Ratios are medians over rounds of ratios within one.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from enorm_jax.methods import STUDY, make_method
 from enorm_jax.program import Program, compile_program
 from enorm_jax.recipe import Recipe, hyperparameters
 from enorm_jax.results import provenance
-from enorm_jax.timing import epoch_flops, matmul_rate, parameter_count
+from enorm_jax.timing import epoch_flops, in_rounds, matmul_rate, parameter_count
 from enorm_jax.workers import default_workers, split_cores
 
 HERE = Path(__file__).parent
@@ -195,13 +195,12 @@ def measure(depth: int, args: Any, dataset: data.Dataset, console: Console) -> d
     runners = contenders(depth, args, dataset)
     seconds: dict[str, list[tuple[float, float]]] = {c.name: [] for c in runners}
     peaks: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    for turn in range(args.rounds + 1):
+    runs = {c.name: functools.partial(next, c.epochs) for c in runners}
+    for turn, times in enumerate(in_rounds(runs, args.rounds), 1):
+        for name, pair in times.items():
+            seconds[name].append(pair)
         for precision in PRECISIONS:
             peaks[precision].append(matmul_rate(precision=precision))
-        for contender in runners:
-            times = next(contender.epochs)
-            if turn > 0:  # the first warms up
-                seconds[contender.name].append(times)
         console.print(f"depth {depth}: round {turn} of {args.rounds}", highlight=False)
     for process in multiprocessing.active_children():
         process.kill()

@@ -30,7 +30,7 @@ from enorm_jax.program import compile_program
 from enorm_jax.recipe import hyperparameters
 from enorm_jax.results import provenance
 from enorm_jax.sweep import recipe_of
-from enorm_jax.timing import matmul_rate, within_rounds
+from enorm_jax.timing import in_rounds, matmul_rate, within_rounds
 
 # Positions along a side, channels in and out: of the published network, of the quarter of it that
 # conv_sweep.py trains on a CPU, of the small residual network.
@@ -103,14 +103,8 @@ def network(batch: int, width: float, precision: str) -> Callable[[], float]:
 
 def measure(build: Callable[[str], Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Seconds in each precision, a round after a round that warms up."""
-    runs = {precision: build(precision) for precision in PRECISIONS}
-    found: dict[str, list[float]] = {precision: [] for precision in runs}
-    for turn in range(rounds + 1):
-        for precision, run in runs.items():
-            seconds = run()
-            if turn > 0:
-                found[precision].append(seconds)
-    return found
+    rounds_of = list(in_rounds({p: build(p) for p in PRECISIONS}, rounds))
+    return {precision: [of[precision] for of in rounds_of] for precision in PRECISIONS}
 
 
 def ratio(seconds: dict[str, list[float]]) -> float:

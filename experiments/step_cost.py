@@ -18,7 +18,6 @@ import json
 import statistics
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +36,7 @@ from enorm_jax.recipe import hyperparameters
 from enorm_jax.results import provenance
 from enorm_jax.summary import format_interval
 from enorm_jax.sweep import recipe_of
-from enorm_jax.timing import matmul_rate, within_rounds
+from enorm_jax.timing import in_rounds, matmul_rate, within_rounds
 
 METHODS = "bn,gn,ln,bcn,wn,wn+bn,ws+gn,ws+bcn,path-sgd,enorm,enorm+bn"
 LABELS = {
@@ -97,20 +96,17 @@ def measure(wanted: list[Cell], dataset: Dataset, rounds: int) -> dict[str, Any]
     """Times a network under all methods, in turn."""
     programs = {cell.method: compiled(cell, dataset) for cell in wanted}
     running = {cell.method: seconds(cell, programs[cell.method], rounds) for cell in wanted}
-    found: dict[str, list[float]] = {method: [] for method in running}
     rate = matmul_rate()
-    shuffled = np.random.default_rng(0)
-    for turn in range(rounds + 1):
-        for method in shuffled.permutation(list(running)):
-            duration = next(running[method])
-            if turn > 0:
-                found[method].append(duration)
+    found = list(in_rounds({method: its.__next__ for method, its in running.items()}, rounds))
     return {
         "matmul_flops": rate,
         "rounds": rounds,
         "methods": {
-            method: {"seconds": times, "memory_mb": programs[method].memory / 1e6}
-            for method, times in found.items()
+            method: {
+                "seconds": [of[method] for of in found],
+                "memory_mb": programs[method].memory / 1e6,
+            }
+            for method in running
         },
     }
 
