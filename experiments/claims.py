@@ -1,13 +1,16 @@
-"""Which of the study's findings hold, by tests that were stated beforehand.
+"""Which of the published findings hold, by tests that were stated beforehand.
 
     python experiments/claims.py
 
 judges the committed cells and writes CLAIMS.md, beside this script, and the README's verdicts and
 results, in a few seconds. Another folder that a sweep wrote can be named; its CLAIMS.md lies in it.
+Cells of conv_sweep.py, micro_batch.py and mechanisms.py are looked for in its folders of these
+names.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from enorm_jax import cli
 from enorm_jax.errors import InputError
@@ -18,6 +21,7 @@ from verdicts.store import Store
 
 HERE = Path(__file__).parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
+OTHERS = ("conv", "micro_batch")
 
 
 def written(results: Path) -> dict[Path, str]:
@@ -33,9 +37,11 @@ def written(results: Path) -> dict[Path, str]:
       InputError: if the folder holds no cell, or the README lacks a marker.
     """
     costs = results / "step-cost.json"
+    folders = [results, *(results / name for name in OTHERS if (results / name).is_dir())]
     store = Store(
-        read_results(results),
-        json.loads(costs.read_text(encoding="utf-8")) if costs.exists() else None,
+        [cell for folder in folders for cell in read_results(folder)],
+        _read(costs) if costs.exists() else None,
+        [_read(path) for path in sorted((results / "mechanisms").glob("mechanisms_*.json"))],
     )
     if not store.results:
         raise InputError(f"{results} holds no finished cell of fc_sweep.py: give another")
@@ -47,6 +53,14 @@ def written(results: Path) -> dict[Path, str]:
         HERE / "CLAIMS.md": report.claims_text(store, outcomes, "`experiments/results/`"),
         README: readme.updated(README.read_text(encoding="utf-8"), blocks),
     }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path} is not readable as JSON: delete or restore it") from None
+    return found
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from verdicts.findings import (
     NOTEBOOK,
     SOFTMAX,
 )
+from verdicts.original import GN, PATH, SEVEN, WN_BN
 from verdicts.runs import DEPTHS
 from verdicts.store import Store
 
@@ -51,11 +52,20 @@ PLANTED = {
                         [(BASELINE_BIAS, 50.0), (ENORM_BIAS, 50.0)]),
     "depth-baseline": ([(BASELINE, lambda p: 55 - p / 5)], [(BASELINE, lambda p: 55 + p / 5)]),
     "depth-both": ([(BOTH, 55.0)], [(BOTH, lambda p: 55 - p / 5)]),
+    "wn-bn-shallow": ([(s, 54.0 + (s == WN_BN)) for s in SEVEN],
+                      [(s, 54.0 + (s == BOTH)) for s in SEVEN]),
+    "both-deep": ([(s, 54.0 + (s == BOTH)) for s in SEVEN],
+                  [(s, 54.0 + (s == WN_BN)) for s in SEVEN]),
+    "gn-bn": ([(GN, 54.0), (BN, 53.0)], [(GN, 53.0), (BN, 54.0)]),
+    "enorm-path": ([(ENORM, 54.0), (PATH, 53.0)], [(ENORM, 53.0), (PATH, 54.0)]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_effect_holds_its_opposite_does_not_and_one_seed_decides_nothing(name):
+def test_a_planted_effect_holds_its_opposite_does_not_and_one_seed_decides_nothing(
+    name, monkeypatch
+):
+    monkeypatch.setattr("verdicts.runs.rate_of", lambda cell: 0.05)  # of any method
     planted, opposite = PLANTED[name]
     assert judge(name, *(cells(*side) for side in planted)).verdict == "holds"
     assert judge(name, *(cells(*side) for side in opposite)).verdict == "does not hold"

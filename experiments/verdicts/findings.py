@@ -1,20 +1,18 @@
-"""The study's findings as claims, each with the test that it is put to."""
+"""What was found before us as claims, the study's first, each with the test that it is put to."""
 
 from functools import partial
 
-from verdicts import cost, divergence, precision, reproduction
+from verdicts import cost, divergence, networks, original, precision, reproduction
 from verdicts.averages import between_depths, on_average
 from verdicts.divergence import Expected, all_do, occasional
 from verdicts.ordering import ordered
 from verdicts.outcome import Claim
-from verdicts.runs import DEPTHS, Setting
+from verdicts.runs import BASELINE, BN, BOTH, DEEP, DEPTHS, ENORM, SHALLOW, Setting
 
-BASELINE, BN, ENORM, BOTH = map(Setting, ("baseline", "bn", "enorm", "enorm+bn"))
 BASELINE_BIAS, ENORM_BIAS = Setting("baseline", bias=True), Setting("enorm", bias=True)
 GAUGE = Setting("enorm", bias=True, bias_handling="gauge")
 SOFTMAX = Setting("enorm", bias=True, softmax=True)
 NOTEBOOK = Setting("enorm+bn", schedule="notebook")
-SHALLOW, DEEP = DEPTHS[:5], DEPTHS[5:]  # up to p = 9, and above
 
 CLAIMS = [
     Claim(
@@ -209,4 +207,6 @@ CLAIMS = [
         "above. Holds with all three for it, does not hold with one against it.",
         cost.cheaper,
     ),
+    *original.CLAIMS,
+    *networks.CLAIMS,
 ]

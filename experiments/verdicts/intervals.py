@@ -101,7 +101,7 @@ def contrast(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate:
         group = runs.setting, runs.precision
         spreads[group] = spread(store, runs)
         parts[group] += spreads[group].variance * weight**2 / len(runs.accuracies)
-    return Estimate(value, _half(list(parts.values()), [spreads[g].freedom for g in parts]))
+    return Estimate(value, half_width(list(parts.values()), [spreads[g].freedom for g in parts]))
 
 
 def prediction(store: Store, runs: Runs, count: int) -> Estimate:
@@ -121,10 +121,19 @@ def prediction(store: Store, runs: Runs, count: int) -> Estimate:
         return Estimate(runs.mean, None)
     scatter = spread(store, runs)
     variance = scatter.variance * (1 / len(runs.accuracies) + 1 / count)
-    return Estimate(runs.mean, _half([variance], [scatter.freedom]))
+    return Estimate(runs.mean, half_width([variance], [scatter.freedom]))
 
 
-def _half(variances: Sequence[float], freedoms: Sequence[int]) -> float:
+def half_width(variances: Sequence[float], freedoms: Sequence[int]) -> float:
+    """Half of a sum's interval, from its parts' variances and degrees of freedom.
+
+    Args:
+      variances: of independent parts.
+      freedoms: with how many degrees of freedom each was found.
+
+    Returns:
+      The half-width; 0 if nothing varies.
+    """
     total = math.fsum(variances)
     if total == 0:
         return 0.0

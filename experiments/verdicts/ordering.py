@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from verdicts.intervals import Estimate, contrast, signed
 from verdicts.outcome import Outcome, State, Table, decide, missing, plural, reason, tally
-from verdicts.runs import Runs, Setting
+from verdicts.runs import Runs, Setting, Source
 from verdicts.store import Store
 
 Pair = tuple[Setting, Setting]
 
 
 def ordered(
-    store: Store, pairs: Sequence[Pair], depths: Sequence[int], needed: int, margin: float = 0.0
+    store: Store,
+    pairs: Sequence[Pair],
+    depths: Sequence[int],
+    needed: int,
+    margin: float = 0.0,
+    source: Source = "study",
 ) -> Outcome:
     """Whether, at enough depths, the first setting of each pair is above the second.
 
@@ -27,6 +32,7 @@ def ordered(
       depths: where they are compared.
       needed: at how many depths it has to be so.
       margin: what does not count as below, in percent.
+      source: whose published differences stand beside ours.
 
     Returns:
       The outcome.
@@ -34,18 +40,19 @@ def ordered(
     settings = list(dict.fromkeys(setting for pair in pairs for setting in pair))
     at = {depth: _compare(store, settings, pairs, depth, margin) for depth in depths}
     states = {depth: found.state for depth, found in at.items()}
-    rows = [found.row(pairs) for found in at.values()]
+    rows = [found.row(pairs, source) for found in at.values()]
     means = [average(store, [t for found in at.values() for t in found.terms(p)]) for p in pairs]
     rows.append(("mean", "", *("" for _ in settings), *(str(mean or "–") for mean in means), ""))
     ours = [[e.value for e in found.estimates if e] for found in at.values()]
     ours = [values for values in ours if len(values) == len(pairs)]
-    known = [[_published(pair, depth) for pair in pairs] for depth in depths]
-    agreeing, study = (sum(min(values) >= 0 for values in of) for of in (ours, known))
+    known = [[_published(pair, depth, source) for pair in pairs] for depth in depths]
+    agreeing, theirs = (sum(min(values) >= 0 for values in of) for of in (ours, known))
+    whose = "study's" if source == "study" else "original figure's"
     figures = (
         f"{tally(states)}; means in this order at {agreeing} of {plural(len(ours), 'depth')}, the "
-        f"study's at {study} of {len(depths)}"
+        f"{whose} at {theirs} of {len(depths)}"
     )
-    names = [f"{upper.label} − {lower.label} (study)" for upper, lower in pairs]
+    names = [f"{upper.label} − {lower.label} ({source})" for upper, lower in pairs]
     header = ("p", "precision", *(setting.label for setting in settings), *names, "speaks")
     verdict = decide(states, needed, refuting=len(depths) - needed + 1)
     why = reason(states) if verdict == "undecided" else ""
@@ -62,10 +69,12 @@ class _Depth:
     estimates: Sequence[Estimate | None]
     state: State
 
-    def row(self, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    def row(self, pairs: Sequence[Pair], source: Source) -> tuple[str, ...]:
         """A line of the table."""
         runs = list(self.runs.values())
-        texts = [beside(e, p, self.depth) for e, p in zip(self.estimates, pairs, strict=True)]
+        texts = [
+            beside(e, p, self.depth, source) for e, p in zip(self.estimates, pairs, strict=True)
+        ]
         return (str(self.depth), runs[0].precision, *map(str, runs), *texts, self.state)
 
     def terms(self, pair: Pair) -> list[tuple[float, Runs]]:
@@ -102,14 +111,14 @@ def average(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate | Non
     return contrast(store, [(sign / depths, runs) for sign, runs in terms]) if terms else None
 
 
-def beside(estimate: Estimate | None, pair: Pair, depth: int) -> str:
-    """A difference with the study's in parentheses: ``+1.36 ± 0.50 (+2.36)``."""
-    known = _published(pair, depth)
+def beside(estimate: Estimate | None, pair: Pair, depth: int, source: Source = "study") -> str:
+    """A difference with the published one in parentheses: ``+1.36 ± 0.50 (+2.36)``."""
+    known = _published(pair, depth, source)
     return f"{estimate or '–'}" + ("" if math.isnan(known) else f" ({signed(known)})")
 
 
-def _published(pair: Pair, depth: int) -> float:
-    upper, lower = (setting.published(depth) for setting in pair)
+def _published(pair: Pair, depth: int, source: Source) -> float:
+    upper, lower = (setting.published(depth, source) for setting in pair)
     return math.nan if upper is None or lower is None else upper - lower
 
 

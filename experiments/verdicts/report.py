@@ -9,7 +9,7 @@ from verdicts.intervals import Spread, spread
 from verdicts.outcome import Claim, Outcome, Table
 from verdicts.store import Store
 
-HEAD = """# What holds of the study
+HEAD = """# What holds of what was published
 
 Written by `python experiments/claims.py` from the cells in {folder}; every figure
 comes from there or from the published tables in `enorm_jax/published/`. The tests were stated when
@@ -33,7 +33,10 @@ prediction interval is where the mean of as many further runs as were published 
 
 **Verdicts.** A depth speaks *for* a claim or *against* it; else its interval is *open*, or a side
 has *one run* (n = 1) or none (*missing*). In parentheses behind a difference
-stands the study's. A last row *mean* is over the depths with an interval; it decides nothing.
+stands the published one. A last row *mean* is over the depths with an interval; it decides nothing.
+
+**Convolutional networks** and what is measured inside them are compared one difference at a time,
+by Welch's interval of the runs of its two sides; a run that diverged counts as 10 %, chance.
 
 Standard deviation of a run about the mean of its depth, in percent, with degrees of freedom:
 """

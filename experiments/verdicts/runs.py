@@ -1,18 +1,27 @@
 """Settings of the study, and runs at one of them."""
 
 import dataclasses
+import functools
+import math
 import statistics
 from collections.abc import Mapping
+from typing import Literal
 
 from enorm_jax import published
 from enorm_jax.cell import Cell
+from enorm_jax.errors import InputError
 from enorm_jax.layers import Precision
 from enorm_jax.methods import make_method
 from enorm_jax.optimizer import Schedule
+from enorm_jax.rates import learning_rate, read_winners
 from enorm_jax.state_rescaling import StateBias
+from fc_cells import RATES
 
 DEPTHS = tuple(range(1, 20, 2))
+SHALLOW, DEEP = DEPTHS[:5], DEPTHS[5:]  # up to p = 9, and above
 EPOCHS = 60
+
+Source = Literal["study", "original"]  # of published accuracies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Setting:
     """The study's setting for a method, with what a claim changes in it.
 
     Attributes:
-      method: one of the study's, a key of `METHODS`.
+      method: its name, as `make_method` reads it.
       bias: whether layers have a bias.
       bias_handling: what ENorm does with biases.
       schedule: of the learning rate.
@@ -48,8 +57,8 @@ class Setting:
         return self == Setting(self.method, self.bias)
 
     def cell(self, depth: int, precision: Precision) -> Cell:
-        """A cell of this setting, with one seed."""
-        return Cell(
+        """A cell of this setting, with one seed, at the rate that `fc_sweep.py` takes."""
+        cell = Cell(
             experiment="fc",
             dataset="cifar10",
             method=self.method,
@@ -57,7 +66,7 @@ class Setting:
             width=500,
             bias=self.bias,
             epochs=EPOCHS,
-            learning_rate=published.learning_rate(self.method, depth),
+            learning_rate=0.0,
             c=1.2 if make_method(self.method).equalize else None,
             batch_size=256,
             weight_decay=1e-3,
@@ -68,10 +77,27 @@ class Setting:
             schedule=self.schedule,
             softmax=self.softmax,
         )
+        return dataclasses.replace(cell, learning_rate=rate_of(cell))
 
-    def published(self, depth: int) -> float | None:
-        """The study's accuracy (%), nan if it diverged there, None if there is no such point."""
-        return published.accuracies("study", self.method, self.bias).get(depth)
+    def published(self, depth: int, source: Source = "study") -> float | None:
+        """The published accuracy (%), nan if it diverged there, None if there is no such point."""
+        return published.accuracies(source, self.method, self.bias).get(depth)
+
+
+BASELINE, BN, ENORM, BOTH = map(Setting, ("baseline", "bn", "enorm", "enorm+bn"))
+
+
+def rate_of(cell: Cell) -> float:
+    """The published learning rate, or that which was found; nan, as of no run, if neither."""
+    try:
+        return learning_rate(cell, _winners(), tuned=False)
+    except InputError:
+        return math.nan
+
+
+@functools.cache
+def _winners() -> list[dict[str, object]]:
+    return read_winners(RATES)
 
 
 @dataclasses.dataclass(frozen=True)

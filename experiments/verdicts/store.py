@@ -1,10 +1,10 @@
-"""The study's runs out of its cells: settings never mixed, each seed once."""
+"""Runs out of cells: settings never mixed, each seed once."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from enorm_jax.cell import LATER, POOLED, Cell
+from enorm_jax.cell import LATER, POOLED, Cell, same_setting
 from enorm_jax.layers import PRECISIONS, Precision
 from verdicts.runs import EPOCHS, Run, Runs, Setting
 
@@ -17,13 +17,22 @@ class Store:
 
     Attributes:
       results: the study's cells.
+      others: cells of other experiments.
       costs: what `step_cost.py` wrote; empty if it has not run.
+      mechanisms: the files of `mechanisms.py`.
     """
 
-    def __init__(self, results: Iterable[dict[str, Any]], costs: Mapping[str, Any] | None = None):
-        self.costs = costs or {}
+    def __init__(
+        self,
+        results: Iterable[dict[str, Any]],
+        costs: Mapping[str, Any] | None = None,
+        mechanisms: Sequence[Mapping[str, Any]] = (),
+    ):
+        self.costs, self.mechanisms = costs or {}, mechanisms
         # A search has several runs a seed, and tests on images held out.
-        self.results = [r for r in results if r.get("experiment") == "fc" and not r.get("rates")]
+        known = [r for r in results if not r.get("rates")]
+        self.results = [r for r in known if r.get("experiment") == "fc"]
+        self.others = [r for r in known if r.get("experiment") != "fc"]
         self._runs: dict[tuple[Any, ...], list[tuple[int, Run]]] = {}
         for result in self.results:
             self._runs.setdefault(_key(LATER | result), []).extend(_runs(result))
@@ -48,6 +57,22 @@ class Store:
         ordered = sorted(found, key=lambda pair: (pair[1].epochs, pair[0]))
         last = {run.seed: run for _, run in ordered}
         return Runs(setting, depth, precision, tuple(last[seed] for seed in sorted(last)))
+
+    def accuracies(self, cell: Cell) -> dict[int, float | None]:
+        """Test accuracy (%) of another experiment's runs at a cell's setting, by seed.
+
+        Args:
+          cell: the setting.
+
+        Returns:
+          None for a seed that diverged.
+        """
+        return {
+            seed: _percent(accuracy)
+            for result in self.others
+            if same_setting(cell, result)
+            for seed, accuracy in zip(result["seeds"], result["test_accuracy"], strict=True)
+        }
 
     def precision(
         self, settings: Sequence[Setting], depths: Sequence[int], any_epochs: bool = False

@@ -1,0 +1,121 @@
+"""Claims that compare runs of any experiment, each side by itself."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+
+from enorm_jax.layers import PRECISIONS, Precision
+from verdicts.intervals import Estimate, half_width
+from verdicts.outcome import Outcome, State, Table, Verdict
+from verdicts.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """Runs of one setting, and a number of each.
+
+    Attributes:
+      label: what they are.
+      values: from all runs and a precision to one number a run.
+    """
+
+    label: str
+    values: Callable[[Store, Precision], Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A difference that a claim is about: the upper side's mean minus the lower's.
+
+    Attributes:
+      upper: claimed to be above.
+      lower: claimed to be below.
+      above: the difference speaks for the claim if its interval lies above this,
+      below: and against it if it lies below this.
+    """
+
+    upper: Side
+    lower: Side
+    above: float = 0.0
+    below: float = 0.0
+
+    def __str__(self) -> str:
+        """As in ``WS + GN at 1 − BN at 64``."""
+        return f"{self.upper.label} − {self.lower.label}"
+
+
+def compared(store: Store, comparisons: Sequence[Comparison]) -> Outcome:
+    """Whether every difference is as claimed.
+
+    Args:
+      store: all runs.
+      comparisons: the differences; all in the precision of the most runs a side.
+
+    Returns:
+      The outcome: it holds if all speak for the claim, and not if one speaks against it.
+    """
+
+    def counts(precision: Precision) -> tuple[int, int]:
+        of = [[len(s.values(store, precision)) for s in (c.upper, c.lower)] for c in comparisons]
+        return sum(map(min, of)), sum(map(sum, of))
+
+    precision = max(PRECISIONS, key=lambda p: (counts(p), p == "float32"))
+    states: list[State] = []
+    rows, lacking = [], {}
+    for one in comparisons:
+        sides = [side.values(store, precision) for side in (one.upper, one.lower)]
+        found = welch(*sides) if all(sides) else None
+        states.append(_state(one, found))
+        rows.append((str(one), *map(_mean, sides), str(found or "–"), states[-1]))
+        for side, values in zip((one.upper, one.lower), sides, strict=True):
+            if len(values) < 2:
+                lacking[side.label] = f"{side.label}: {2 - len(values)}"
+    verdict: Verdict = "undecided"
+    if "against" in states:
+        verdict = "does not hold"
+    elif set(states) == {"for"}:
+        verdict = "holds"
+    shown = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[3] != "–")
+    header = ("difference", "first", "second", "first − second", "speaks")
+    table = Table(header, tuple(rows))
+    why = "runs are missing" if lacking else "the intervals do not decide it"
+    return Outcome(
+        verdict,
+        f"in {precision}: {shown}" if shown else "no runs",
+        (table,),
+        why if verdict == "undecided" else "",
+        f"runs: {', '.join(lacking.values())}" if lacking else "",
+    )
+
+
+def welch(upper: Sequence[float], lower: Sequence[float]) -> Estimate:
+    """The difference of two means, with Welch's interval if both sides have two runs.
+
+    Args:
+      upper: numbers of one side, at least one.
+      lower: of the other.
+
+    Returns:
+      The first mean minus the second.
+    """
+    value = statistics.fmean(upper) - statistics.fmean(lower)
+    if min(len(upper), len(lower)) < 2:
+        return Estimate(value, None)
+    variances = [statistics.variance(side) / len(side) for side in (upper, lower)]
+    return Estimate(value, half_width(variances, [len(side) - 1 for side in (upper, lower)]))
+
+
+def _state(comparison: Comparison, found: Estimate | None) -> State:
+    if found is None:
+        return "missing"
+    if found.half is None:
+        return "one run"
+    if found.above(comparison.above):
+        return "for"
+    return "against" if found.below(comparison.below) else "open"
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    return f"{statistics.fmean(values):.2f} ({len(values)})".replace("-", "−")
