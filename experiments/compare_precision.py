@@ -5,7 +5,8 @@
 pairs the committed cells that differ in precision only, seed by seed, and writes the differences
 in test accuracy with 95 % intervals, in a second. Stated beforehand: the precisions count as
 equivalent if there are at least three pairs for each of the four methods at p = 1, 9 and 19, and
-the interval of the mean difference over all pairs lies within ± 0.5 percent.
+the interval of the mean difference over all pairs lies within ± 0.5 percent; as different if it
+lies outside.
 """
 
 import collections
@@ -68,9 +69,11 @@ def equivalence(found: Mapping[tuple[str, int], list[float]]) -> tuple[float, fl
     """
     mean, half = interval([value for values in found.values() for value in values])
     complete = all(len(found.get((m, p), [])) >= PAIRS for m in STUDY for p in DEPTHS)
-    equivalent = complete and half is not None and abs(mean) + half < MARGIN
-    verdict = "equivalent" if equivalent else "different" if complete else "undecided: runs missing"
-    return mean, half, verdict
+    if not complete or half is None:
+        return mean, half, "undecided: runs missing"
+    if abs(mean) + half < MARGIN:
+        return mean, half, "equivalent"
+    return mean, half, "different" if abs(mean) - half > MARGIN else "undecided: interval too wide"
 
 
 def main() -> None:
@@ -78,7 +81,7 @@ def main() -> None:
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS, help="folder of cells")
     parser.add_argument(
-        "--out", type=parse.new_file, default=RESULTS / "precision.json", help="JSON to write"
+        "--out", type=parse.new_file, help="JSON to write; default: precision.json in the folder"
     )
     args = parser.parse_args()
     found = differences(r for r in read_results(args.results) if r["experiment"] == "fc")
@@ -106,7 +109,7 @@ def main() -> None:
         "experiment": "precision", "margin": MARGIN, "pairs": rows, "mean": mean, "half": half,
         "n": len(every), "verdict": verdict,
     }  # fmt: skip
-    cli.save(args.out, content, console)
+    cli.save(args.out or args.results / "precision.json", content, console)
 
 
 if __name__ == "__main__":

@@ -37,17 +37,22 @@ def run(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(0.1, "equivalent"), (-0.6, "different")])
-def test_pairs_decide_as_stated(tmp_path, run, shift, verdict):
+@pytest.mark.parametrize(("shift", "spread", "verdict"), [
+    (0.1, 0.01, "equivalent"),
+    (-0.6, 0.01, "different"),
+    (-0.5, 0.3, "undecided: interval too wide"),
+])  # fmt: skip
+def test_pairs_decide_as_stated(tmp_path, run, shift, spread, verdict):
     for method in METHODS:
         for depth in (1, 9, 19):
             for seed in range(3):
                 write(tmp_path, "float32", method, depth, seed, 50.0 + seed)
-                write(tmp_path, "bfloat16", method, depth, seed, 50.0 + seed + shift + seed / 100)
+                there = 50.0 + seed + shift + spread * (seed - 1)
+                write(tmp_path, "bfloat16", method, depth, seed, there)
     found = run()
     assert found["verdict"] == verdict
     assert found["n"] == 36
-    assert abs(found["mean"] - shift - 0.01) < 1e-9
+    assert abs(found["mean"] - shift) < 1e-9
 
 
 def test_only_equal_settings_and_seeds_are_paired_and_missing_runs_decide_nothing(tmp_path, run):
