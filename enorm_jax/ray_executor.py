@@ -227,8 +227,8 @@ def _environment(gpus: float) -> dict[str, str]:
     own = {k: v for k, v in os.environ.items() if k.startswith(passed)}
     if not gpus:
         return own | {"JAX_PLATFORMS": "cpu"}
-    own.pop("JAX_PLATFORMS", None)
+    own["JAX_PLATFORMS"] = ""  # a node's own would stay if it were left out
     if gpus < 1:  # else the first process would take three quarters of the memory for itself
-        own.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # the old name; JAX refuses both
         own["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
+        own["XLA_PYTHON_CLIENT_MEM_FRACTION"] = ""  # the old name; JAX refuses both
     return own
