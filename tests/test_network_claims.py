@@ -92,7 +92,7 @@ def test_what_is_measured_inside_networks_decides_in_the_direction_that_is_claim
     assert found.tables[0].rows[0] == ("BN − GN", "−0.50 (3)", "−2.00 (3)", "+1.50 ± 0.00", "for")
     elimination = measured("elimination", "tenth_distance", far)
     assert judge("elimination", [], None, [elimination]).verdict == "holds"
-    far["ws+gn"] = [[-3.0], [-3.1], [-3.2]]
+    far["ws+gn"] = [[-3.0], [-3.1], [None]]  # one diverged
     elimination = measured("elimination", "tenth_distance", far)
     assert judge("elimination", [], None, [elimination]).verdict == "does not hold"
 
@@ -103,6 +103,9 @@ def test_what_is_measured_inside_networks_decides_in_the_direction_that_is_claim
     assert found.verdict == "undecided"  # the gradient's are equal
     assert found.tables[0].rows[0][-1] == "for"
     assert found.tables[0].rows[0][1] == "1.04 (3)"  # of decimal logarithms
+    smooth["series"]["gn"]["runs"][0][1]["loss"] = None
+    found = judge("smoothness", [], None, [smooth])
+    assert found.tables[0].rows[0][1] == "1.06 (2)"
 
     halves = {"neither": 40.0, "centring": 50.0, "scaling": 42.0, "both": 55.0}
     accuracies = {name: around(mean) for name, mean in halves.items()}

@@ -61,15 +61,19 @@ def micro_cell(method: str, size: int, precision: Precision) -> Cell:
 Run = Sequence[Mapping[str, Any]]  # epoch by epoch
 
 
-def mechanism(what: str, name: str, number: Callable[[Run], float]) -> Side:
-    """What `mechanisms.py` measured of a method, or of a half of weight standardization."""
+def mechanism(what: str, name: str, number: Callable[[Run], float | None]) -> Side:
+    """What `mechanisms.py` measured of a method, or of a half of weight standardization.
+
+    Runs without the number, which diverged, are left out.
+    """
 
     def values(store: Store, _: Precision) -> list[float]:
         cell = measured_cell(what, "ws+gn" if what == "standardization" else name)
         series = [found["series"] for found in store.mechanisms if found["what"] == what]
         entries = [of[name] for of in series if name in of]
         ours = [entry for entry in entries if same_setting(cell, entry["settings"])]
-        return [number(run) for entry in ours[:1] for run in entry["runs"]]
+        numbers = [number(run) for entry in ours[:1] for run in entry["runs"]]
+        return [value for value in numbers if value is not None]
 
     return Side(name if what == "standardization" else make_method(name).label, values)
 
@@ -80,14 +84,20 @@ def measured_cell(what: str, method: str) -> Cell:
     return mechanisms.cell_of(mechanisms.parser().parse_args([what]), method)
 
 
-def nearest_units(run: Run) -> float:
+def nearest_units(run: Run) -> float | None:
     """After the last epoch: mean over deviation of the lowest tenth of units, layers averaged."""
-    return statistics.fmean(run[-1]["tenth_distance"])
+    layers = run[-1]["tenth_distance"]
+    return None if None in layers else statistics.fmean(layers)
 
 
-def steepness(name: str) -> Callable[[Run], float]:
+def steepness(name: str) -> Callable[[Run], float | None]:
     """The decimal logarithm of a Lipschitz estimate, epochs averaged."""
-    return lambda run: statistics.fmean(math.log10(epoch[name]) for epoch in run)
+
+    def number(run: Run) -> float | None:
+        found = [epoch[name] for epoch in run]
+        return None if None in found else statistics.fmean(map(math.log10, found))
+
+    return number
 
 
 def last_accuracy(run: Run) -> float:

@@ -156,7 +156,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def tally(states: Mapping[int, State]) -> str:
-    """How many depths say what, in one line: ``for it 3, against it 1 of 10 depths``."""
+    """How many depths say what, in one line: ``3 depths for it, 1 against it, of 10``."""
     of = list(states.values())
     return (
         f"{plural(of.count('for'), 'depth')} for it, {of.count('against')} against it, of {len(of)}"

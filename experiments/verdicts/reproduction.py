@@ -148,8 +148,10 @@ def explained(
         verdict = "does not hold"
     elif states == ["against", "for"]:
         verdict = "holds"
-    elif not why:
+    elif {"missing", "one run"} & {*states}:
         why = f"two runs of both are needed at p = {depth}"
+    elif not why:
+        why = f"an interval at p = {depth} is too wide"
     header = ("p", "study", f"{usual.label}: ours − study", f"{other.label}: ours − study")
     rows = tuple((str(p), f"{usual.published(p):.2f}", *map(str, own)) for p, own in points.items())
     texts = [
