@@ -75,12 +75,25 @@ def from_first(make: Callable[[], Any]) -> Any:
     Returns:
       What it returned.
 
+    Raises:
+      InputError: on all of them, if it raised one; no process waits for what never comes.
+
     Example:
       >>> from enorm_jax.distributed import from_first
       >>> from_first(lambda: [1, 2])
       [1, 2]
     """
-    return json.loads(_bytes_from_first(json.dumps(make()).encode() if leads() else b""))
+
+    def outcome() -> dict[str, Any]:
+        try:
+            return {"made": make()}
+        except InputError as error:
+            return {"fault": str(error)}
+
+    found = json.loads(_bytes_from_first(json.dumps(outcome()).encode() if leads() else b""))
+    if "fault" in found:
+        raise InputError(found["fault"])
+    return found["made"]
 
 
 def run_cell_together(

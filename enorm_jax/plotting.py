@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import matplotlib
@@ -129,16 +129,17 @@ def _panel(axis: Axes, results: list[Result], bias: bool, sources: Sequence[str]
     depths = {result["depth"] for result in results}
     present = {result["method"] for result in results}
     ordered = [*(m for m in METHODS if m in present), *sorted(present - set(METHODS))]
+    precisions = {result["precision"] for result in results}
+    mixed = {"precision"} if len(precisions) > 1 else set()
     for place, method in enumerate(ordered):
         own = [result for result in results if result["method"] == method]
-        for number, (suffix, series) in enumerate(_series(own)):
+        for number, (suffix, series) in enumerate(_series(own, mixed)):
             _draw_series(axis, method, suffix, series, number, place)
         for source in sources if own[0]["dataset"] == "cifar10" else ():
             depths |= _draw_published(axis, source, method, bias, place)
     axis.set_xticks(sorted(depths))
     axis.set_xlim(min(depths) - 1, max(depths) + 1)
     axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
-    precisions = {result["precision"] for result in results}
     axis.set_title(
         ("with bias" if bias else "without bias") + f", {min(precisions)}" * (len(precisions) == 1)
     )
@@ -151,8 +152,10 @@ def _width(results: Sequence[Result]) -> int | None:
     return widths.pop() if len(widths) == 1 else None
 
 
-def _series(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    """Splits a method's results by every setting of which there are several."""
+def _series(
+    results: Sequence[Result], named: Collection[str] = ()
+) -> list[tuple[str, list[Result]]]:
+    """Splits a method's results by every setting of which there are several, or that is named."""
     several = len({(r["depth"], r["learning_rate"]) for r in results}) > len(
         {r["depth"] for r in results}
     )
@@ -166,7 +169,8 @@ def _series(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
 
     results = [LATER | result for result in results]
     keyed = [{key: result[key] for key in SETTINGS} | {"rate": rate(result)} for result in results]
-    varying = [key for key in (*SETTINGS, "rate") if len({keys[key] for keys in keyed}) > 1]
+    several_of = {key for key in keyed[0] if len({keys[key] for keys in keyed}) > 1}
+    varying = [key for key in (*SETTINGS, "rate") if key in several_of or key in named]
     series: dict[str, list[Result]] = {}
     for result, keys in zip(results, keyed, strict=True):
         suffix = ", ".join(f"{key.replace('_', ' ')} {keys[key]}" for key in varying)

@@ -82,7 +82,8 @@ def train(
     wanted = choices[names[0]]
     check(args, wanted, dataset, one_image=one_image)
     if args.precision == "auto":
-        precision, why = from_first(lambda: choose_precision(choices, args.out, fastest))
+        here = fastest if engine == "local" else None
+        precision, why = from_first(lambda: choose_precision(choices, args.out, here))
         console.print(f"products in {precision}, {why}", highlight=False)
         wanted = choices[precision]
     if args.dry_run and leads():
@@ -95,24 +96,40 @@ def train(
 
 
 def choose_precision(
-    choices: Mapping[Precision, list[Cell]], out: Folder, fastest: Callable[[], Precision]
+    choices: Mapping[Precision, list[Cell]],
+    out: Folder,
+    fastest: Callable[[], Precision] | None,
 ) -> tuple[Precision, str]:
-    """What `--precision auto` stands for, and why: more of the sweep begun in it, else faster.
+    """What `--precision auto` stands for, and why.
 
-    A sweep that goes on beside other work or elsewhere would else start again in the other.
+    A sweep that goes on elsewhere, or beside other work, would start again in the other precision
+    if the device at hand decided it anew.
+
+    Args:
+      choices: the cells asked for, in each precision.
+      out: their folder; what was begun there, in the precision of most of it, decides first.
+      fastest: then the precision in which this device is faster; None if others train.
+
+    Returns:
+      The precision, and the reason in words.
     """
-    results = read_results(out)
-
-    def begun(cell: Cell) -> bool:
-        left = without_done_seeds(cell, results)
-        return left != cell or progress(cell, out) > 0
-
-    counts = {name: sum(map(begun, wanted)) for name, wanted in choices.items()}
-    most = max(counts.values())
-    first = [name for name, count in counts.items() if count == most]
-    if len(first) > 1:
-        return fastest(), "which is faster here"
-    return first[0], f"as are {most} of these cells in {os.fspath(out)}"
+    one = next(iter(choices["float32"]))
+    done = [
+        result["precision"]
+        for result in read_results(out)
+        if (result["experiment"], result["dataset"]) == (one.experiment, one.dataset)
+    ]
+    counts = {
+        name: done.count(name)
+        + sum(cell.lock_path(out).exists() or cell.checkpoint_path(out).exists() for cell in cells)
+        for name, cells in choices.items()
+    }
+    if counts["float32"] != counts["bfloat16"]:
+        most = max(PRECISIONS, key=lambda name: counts[name])
+        return most, f"as most of what {os.fspath(out)} holds"
+    if fastest is None:
+        return "float32", "since other machines train: give --precision for theirs"
+    return fastest(), "which is faster here"
 
 
 def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bool = False) -> None:
@@ -125,17 +142,7 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bo
         check_groups(cell, dataset)
     if args.save_params and any(cell.select == "best" for cell in wanted):
         raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
-    if fault := from_first(lambda: unwritable(args.out)):
-        raise cli.InputError(fault)
-
-
-def unwritable(out: Folder) -> str | None:
-    """Why a folder cannot be written, or None."""
-    try:
-        check_writable(out)
-    except cli.InputError as error:
-        return str(error)
-    return None
+    from_first(lambda: check_writable(args.out))
 
 
 def check_size(cell: Cell, images: int, one_image: bool) -> None:

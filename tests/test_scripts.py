@@ -52,6 +52,23 @@ def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(ru
     assert {path.name for path in figures.iterdir()} == names
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_sweep_goes_on_in_the_precision_that_it_began_in(run_script, tmp_path, precision):
+    sweep = ["--method", "baseline", "--depths", "1", "--out", tmp_path, *SMALL]
+    sweep += ["--precision", "auto"]
+    assert run_script(SWEEP, *sweep, "--precision", precision)[0] == 0
+    _, out, _ = run_script(SWEEP, *sweep, "--depths", "1,3", "--dry-run")
+    assert f"products in {precision}, as most of what {tmp_path} holds" in out
+    assert out.count("to do") == 1
+    (path,) = tmp_path.glob("*.json")
+    path.rename(path.with_suffix(".lock"))  # another process is in its first epoch
+    assert f"products in {precision}, as most" in run_script(SWEEP, *sweep, "--dry-run")[1]
+    empty = [*sweep, "--out", tmp_path / "empty", "--dry-run"]
+    assert "which is faster here" in run_script(SWEEP, *empty)[1]
+    elsewhere = run_script(SWEEP, *empty, "--executor", "ray")[1]
+    assert "products in float32, since other machines train" in elsewhere
+
+
 def test_divergence_ends_cleanly_with_a_table_that_says_so(run_script, tmp_path):
     lost = ["--method", "baseline", "--depths", "1", "--lr", "1e30", *SMALL]
     status, out, err = run_script(SWEEP, *lost, "--out", tmp_path)
@@ -83,7 +100,8 @@ def test_the_benchmark_times_every_contender_and_is_drawn(run_script, monkeypatc
 
 
 LONG = ["--method", "enorm+bn", "--depths", "1", "--seeds", "2", "--dataset", "digits",
-        "--width", "200", "--epochs", "30", "--save-params", "--workers", "1"]  # fmt: skip
+        "--width", "200", "--epochs", "30", "--save-params", "--workers", "1",
+        "--precision", "float32"]  # fmt: skip
 
 
 def start_and_signal(folder, signal_number):
