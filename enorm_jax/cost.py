@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from enorm_jax import networks
 from enorm_jax.cell import Cell
 from enorm_jax.convolution import conv_general_dilated_bfloat16
 from enorm_jax.data import Dataset
 from enorm_jax.layers import PRECISIONS, Precision
-from enorm_jax.timing import epoch_flops, matmul_rate, memory, parameter_count
+from enorm_jax.timing import epoch_flops, faster, matmul_rate, memory, parameter_count
 
 
 def epoch_work(cell: Cell, dataset: Dataset) -> float:
@@ -90,18 +90,16 @@ def cell_rate(cell: Cell) -> float:
 
 
 def fastest_conv_precision(channels: int, batch: int) -> Precision:
-    """The precision in which this device's convolutions are faster, found by timing one in both.
+    """The precision in which this device's convolutions are faster.
 
     Args:
       channels: in and out.
       batch: images.
 
     Returns:
-      ``"bfloat16"`` where it is faster by a fifth, so that chance does not decide; else
-      ``"float32"``.
+      As `faster`.
     """
-    exact, narrow = (conv_rate(channels, batch, precision) for precision in PRECISIONS)
-    return "bfloat16" if narrow > 1.2 * exact else "float32"
+    return faster({precision: _convolution(channels, batch, precision) for precision in PRECISIONS})
 
 
 @functools.cache
@@ -167,6 +165,13 @@ def conv_rate(
     Returns:
       Floating-point operations per second.
     """
+    convolve = _convolution(channels, batch, precision)
+    seconds = statistics.median(convolve() for _ in range(repeats))
+    return 3 * 2.0 * 9 * channels**2 * batch * 16**2 / seconds
+
+
+def _convolution(channels: int, batch: int, precision: Precision) -> Callable[[], float]:
+    """What computes such a convolution and tells the seconds."""
     conv: Callable[..., jax.Array] = jax.lax.conv_general_dilated
     if precision == "bfloat16":
         conv = conv_general_dilated_bfloat16
@@ -179,13 +184,14 @@ def conv_rate(
         return jnp.sum(y * y)
 
     both = jax.jit(jax.grad(product, (0, 1))).lower(x, kernel).compile()
-    jax.block_until_ready(both(x, kernel))
-    seconds = []
-    for _ in range(repeats):
+
+    def seconds() -> float:
         start = time.perf_counter()
         jax.block_until_ready(both(x, kernel))
-        seconds.append(time.perf_counter() - start)
-    return 3 * 2.0 * 9 * channels**2 * x.size / channels / float(np.median(seconds))
+        return time.perf_counter() - start
+
+    seconds()  # warms up
+    return seconds
 
 
 def _network(cell: Cell, dataset: Dataset) -> tuple[nn.Module, networks.Shape]:

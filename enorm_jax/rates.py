@@ -9,7 +9,7 @@ from enorm_jax import published
 from enorm_jax.cell import Cell
 from enorm_jax.errors import InputError
 
-# A rate is good for what it was searched at.
+# A rate is good for what it was searched at, in either precision.
 SETTING = (
     "dataset", "method", "bias", "bias_handling", "width", "groups", "c", "batch_size",
     "weight_decay",

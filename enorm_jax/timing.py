@@ -11,6 +11,7 @@ import numpy as np
 
 from enorm_jax.layers import PRECISIONS, Precision
 
+K = TypeVar("K", bound=str)
 T = TypeVar("T")
 
 
@@ -121,7 +122,7 @@ def memory(
     return images * (pixels + 4.0), 4.0 * held
 
 
-def in_rounds(runs: Mapping[str, Callable[[], T]], rounds: int) -> Iterator[dict[str, T]]:
+def in_rounds(runs: Mapping[K, Callable[[], T]], rounds: int) -> Iterator[dict[K, T]]:
     """Runs all of several things to time, round after round, each round in a new order.
 
     A machine that drifts then drifts for all, and none always runs behind the same other. The
@@ -142,7 +143,9 @@ def in_rounds(runs: Mapping[str, Callable[[], T]], rounds: int) -> Iterator[dict
     """
     order = np.random.default_rng(0)
     for turn in range(rounds + 1):
-        found = {name: runs[name]() for name in map(str, order.permutation(list(runs)))}
+        names = list(runs)
+        order.shuffle(names)
+        found = {name: runs[name]() for name in names}
         if turn > 0:
             yield found
 
@@ -181,17 +184,33 @@ def matmul_rate(size: int = 2048, repeats: int = 3, precision: Precision = "floa
 
 
 def fastest_precision() -> Precision:
-    """The precision in which this device trains faster, found by timing a product in both, in turn.
+    """The precision in which this device multiplies matrices faster.
+
+    Returns:
+      As `faster`.
+    """
+    return faster({precision: _product(1024, precision) for precision in PRECISIONS})
+
+
+def faster(clocks: Mapping[Precision, Callable[[], float]], rounds: int = 7) -> Precision:
+    """The precision in which something is faster, timed in both in turn.
 
     Devices without a unit for bfloat16 are slower in it, often by far; those with one are faster
     by at least 1.6: anything from 1.2 on counts, so that chance does not decide.
 
+    Args:
+      clocks: in each precision, what does it and tells the seconds.
+      rounds: how often each is timed.
+
     Returns:
       ``"bfloat16"`` or ``"float32"``.
+
+    Example:
+      >>> from enorm_jax.timing import faster
+      >>> faster({"float32": lambda: 1.0, "bfloat16": lambda: 0.5})
+      'bfloat16'
     """
-    exact, narrow = (_product(1024, precision) for precision in PRECISIONS)
-    seconds = [(exact(), narrow()) for _ in range(9)]
-    ratios = within_rounds(*zip(*seconds, strict=True))
+    ratios = [of["float32"] / of["bfloat16"] for of in in_rounds(clocks, rounds)]
     return "bfloat16" if statistics.median(ratios) > 1.2 else "float32"
 
 

@@ -94,12 +94,12 @@ def program(
     return compile_program(recipe, dataset, seeds)
 
 
-def epochs_of(compiled: Program, method: str, depth: int, seeds: int) -> Epochs:
-    """Epochs of a compiled method."""
+def epochs_of(compiled: Program, seeds: int = 1) -> Epochs:
+    """Epochs of a compiled method, without an end."""
     # One that every method trains with; the published rates are not for all of them.
     hyper = hyperparameters(seeds, learning_rate=0.01, c=1.2, weight_decay=1e-3)
     start = time.perf_counter()
-    for epoch in fit(compiled, range(seeds), hyper, epochs=60):
+    for epoch in fit(compiled, range(seeds), hyper, epochs=1_000_000):
         yield epoch.seconds, time.perf_counter() - start - epoch.seconds
         start = time.perf_counter()
 
@@ -111,7 +111,7 @@ def ours(
     compiled = program(method, depth, precision, seeds, dataset)
     name = f"{method} {precision}" + (f" {seeds} seeds" if seeds > 1 else "")
     facts = {"compile_seconds": compiled.compile_seconds, "memory_mb": compiled.memory / 1e6}
-    return Contender(name, epochs_of(compiled, method, depth, seeds), seeds, facts)
+    return Contender(name, epochs_of(compiled, seeds), seeds, facts)
 
 
 def elsewhere(name: str, build: Callable[[], Epochs], cores: list[list[int]]) -> Contender:
@@ -152,7 +152,7 @@ def in_worker(
 ) -> Epochs:
     """Epochs of one method, for a worker process."""
     dataset = data.load(name, data_dir)
-    return epochs_of(program(method, depth, precision, 1, dataset), method, depth, 1)
+    return epochs_of(program(method, depth, precision, 1, dataset))
 
 
 def in_torch(kind: str, depth: int, data_dir: str | None) -> Epochs:

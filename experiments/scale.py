@@ -39,6 +39,7 @@ ENGINES = {
 SIZES = (4, 12)
 SWEEP = (
     "--method", "baseline", "--depths", "3", "--epochs", "3", "--train-images", "5000",
+    "--precision", "float32",
 )  # fmt: skip
 
 

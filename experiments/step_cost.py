@@ -71,8 +71,8 @@ def cells(network: str, methods: tuple[str, ...], dataset: str) -> list[Cell]:
     common += ["--batch-size" + "s" * (network == "resnet"), str(BATCH[network])]
     common += ["--train-images", str(STEPS[network] * BATCH[network])]
     if network == "fc":
-        parsed = fc_cells.parser(None).parse_args([*common, "--depths", "9", "--lr", "0.01"])
-        return fc_cells.cells(parsed)
+        own = ["--depths", "9", "--lr", "0.01", "--precision", "float32"]
+        return fc_cells.cells(fc_cells.parser(None).parse_args([*common, *own]))
     if network == "conv":
         wide = ["--width", "0.25", "--norm-after", "all"]
         return conv_sweep.cells(conv_sweep.parser().parse_args([*common, *wide]))

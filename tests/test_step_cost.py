@@ -68,14 +68,14 @@ def test_path_sgd_is_for_chains_of_dense_layers():
 def test_every_method_is_timed_and_drawn(run_script, tmp_path):
     out = tmp_path / "cost.json"
     status, text, err = run_script(
-        "experiments/step_cost.py", "--dataset", "digits", "--networks", "conv",
+        "experiments/step_cost.py", "--dataset", "digits", "--networks", "fc", "conv",
         "--method", "enorm", "--rounds", "2", "--out", out,
     )  # fmt: skip
     assert status == 0, err
     assert "ENorm" in text
     found = json.loads(out.read_text())["networks"]
     assert {network: list(of["methods"]) for network, of in found.items()} == {
-        "conv": ["baseline", "enorm"]
+        network: ["baseline", "enorm"] for network in ("fc", "conv")
     }
     for of in found.values():
         for entry in of["methods"].values():
