@@ -81,17 +81,19 @@ def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_run(mesh)),
         init.out_info,
     )
-    data = train_images, train_labels
+    data, platform = (train_images, train_labels), mesh.devices.flat[0].platform
     if by_steps:
         train, plan = compile_training(recipe, states, seeds, epoch, *data)
     else:
-        train = compiled(train_runs, states, seeds, epoch, *data, of_runs=2, donate=(0,))
+        of_platform = functools.partial(train_runs, platform=platform)
+        train = compiled(of_platform, states, seeds, epoch, *data, of_runs=2, donate=(0,))
         plan = train.memory_analysis()
 
     def compiled_test(*arguments: jax.Array) -> Any:
         if by_steps:
             return compile_evaluation(recipe, states, *arguments)
-        return compiled(evaluate_runs, states, *arguments, of_runs=1)
+        of_platform = functools.partial(evaluate_runs, platform=platform)
+        return compiled(of_platform, states, *arguments, of_runs=1)
 
     test = compiled_test(test_images, test_labels)
     validate = None
