@@ -82,7 +82,7 @@ def parser() -> cli.Parser:
     p.add_argument("--epochs", type=parse.positive_int, default=1, help="epochs, at constant rate")
     p.add_argument("--batch-size", type=parse.positive_int, default=256, help="images in a step")
     p.add_argument("--width", type=parse.positive_int, default=500, help="units of a hidden layer")
-    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="as in fc_sweep.py")
+    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of products")
     p.add_argument(
         "--train-images", type=parse.positive_int, metavar="N", help="train on the first N images"
     )

@@ -3,7 +3,7 @@
     python experiments/fc_sweep.py --method enorm --depths 1-19
 
 trains 3072 -> 500 -> (p times 500) -> 10 on CIFAR-10 for p = 1, 3, ..., 19 at the published
-settings: some 80 minutes a method and seed on 2 cores. Stopped at any moment, the same command
+settings: an hour or more a method and seed on 2 cores. Stopped at any moment, the same command
 goes on. Every cell leaves a JSON file in --out; a table and a figure beside the published
 results close the run.
 """

@@ -59,7 +59,11 @@ def parser() -> cli.Parser:
     )
     p.add_argument("--full", type=parse.positive_int, default=60, help="epochs of full length")
     p.add_argument(
-        "--write", type=Path, default=RATES, metavar="FILE", help="where the winners are kept"
+        "--write",
+        type=parse.new_file,
+        default=RATES,
+        metavar="FILE",
+        help="where the winners are kept",
     )
     run_arguments(p, out="runs/lr_search")
     p.set_defaults(save_params=False, train_images=None)

@@ -257,8 +257,12 @@ def main() -> None:
     console = Console()
     keep_compiled(True)
     dataset = data.load(args.dataset, args.data_dir)
-    methods = {m for what in args.what for m in args.method or METHODS[what]}
-    wanted = [cell_of(args, method) for method in sorted(methods | {"ws+gn"})]
+    methods = {
+        method
+        for what in args.what
+        for method in (what != "standardization" and args.method) or METHODS[what]
+    }
+    wanted = [cell_of(args, method) for method in sorted(methods)]
     check(args, wanted, dataset, one_image=True)
     dataset = dataclasses.replace(
         dataset,
