@@ -100,13 +100,13 @@ def test_the_benchmark_times_every_contender_and_is_drawn(run_script, monkeypatc
 
 
 LONG = ["--method", "enorm+bn", "--depths", "1", "--seeds", "2", "--dataset", "digits",
-        "--width", "200", "--epochs", "30", "--save-params", "--workers", "1",
+        "--width", "200", "--epochs", "100", "--save-params", "--workers", "1",
         "--precision", "float32"]  # fmt: skip
 
 
-def start_and_signal(folder, signal_number):
+def start_and_signal(folder, signal_number, *more):
     """Starts a long run and signals it once its first epochs are on disk."""
-    child = start(*LONG, "--out", folder)
+    child = start(*LONG, *more, "--out", folder)
     deadline = time.monotonic() + 120
     while not list(folder.glob("*.checkpoint.safetensors")):
         assert child.poll() is None, child.communicate()
@@ -138,13 +138,14 @@ def test_killed_and_resumed_ends_with_the_same_bits(run_script, tmp_path):
     assert child.returncode == -signal.SIGKILL
     assert results(killed) == []
     _, listed, _ = run_script(SWEEP, *LONG, "--out", killed, "--dry-run")
-    assert re.search(r"epoch \d+ of 30", listed)
+    assert re.search(r"epoch \d+ of 100", listed)
     finish(*LONG, "--out", killed)
     assert comparable(killed) == comparable(whole)
 
 
 def test_interrupted_it_says_how_to_go_on(tmp_path):
-    child, (_, err) = start_and_signal(tmp_path, signal.SIGINT)
+    endless = "--epochs", "100000"  # however late the signal comes
+    child, (_, err) = start_and_signal(tmp_path, signal.SIGINT, *endless)
     assert child.returncode == 130
     assert err.strip() == "stopped; finished epochs are kept: run the same command to go on"
 
