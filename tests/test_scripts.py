@@ -24,6 +24,8 @@ def start(*arguments):
     return subprocess.Popen(
         [sys.executable, ROOT / SWEEP, *map(str, arguments)], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        # Else it would ignore interruptions where the tests run in the background of a script.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
