@@ -21,12 +21,15 @@ SMALL = ["--dataset", "digits", "--width", "16", "--epochs", "2", "--workers", "
 
 
 def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, ROOT / SWEEP, *map(str, arguments)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        # Else it would ignore interruptions where the tests run in the background of a script.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    # A child of what ignores interruptions, as in the background of a script, would do so too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, ROOT / SWEEP, *map(str, arguments)], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def results(folder):
