@@ -95,7 +95,8 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
         "--precision",
         choices=[*PRECISIONS, "auto"],
         default="float32",
-        help="of the matrix products' operands; auto takes what this device is faster at",
+        help="of the products' operands; auto goes on in that of what --out holds, else takes "
+        "what this device is faster at",
     )
     p.add_argument(
         "--groups",
