@@ -36,7 +36,8 @@ def _here(monkeypatch):
 def alone(tmp_path_factory):
     """What one process makes of the cells."""
     folder = tmp_path_factory.mktemp("alone")
-    cells = [CELLS[0], dataclasses.replace(CELLS[1], epochs=80)]
+    # Half of the longer one's are enough: what ends between two looks is not seen.
+    cells = [CELLS[0], dataclasses.replace(CELLS[1], epochs=160)]
     run_cells(cells, job(folder), Log())
     return cells, content(folder)
 
@@ -76,7 +77,7 @@ def test_a_task_that_is_killed_goes_on_in_another_and_ends_with_the_same_bits(tm
     assert killed
     assert log.told["start"] == log.told["done"] == 2
     assert log.told["died"] == 1
-    assert log.told["epoch"] > 0  # as many as are seen in the checkpoints
+    assert log.told["epoch"] >= 80  # seen in the checkpoints
     assert content(tmp_path) == expected
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".json"} == {"slurm"}
 
