@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from enorm_jax.cell import Cell
 from enorm_jax.convolution import conv_general_dilated_bfloat16
 from enorm_jax.data import Dataset
 from enorm_jax.layers import PRECISIONS, Precision
-from enorm_jax.timing import epoch_flops, faster, matmul_rate, memory, parameter_count
+from enorm_jax.timing import clock, epoch_flops, faster, matmul_rate, memory, parameter_count
 
 
 def epoch_work(cell: Cell, dataset: Dataset) -> float:
@@ -183,15 +182,7 @@ def _convolution(channels: int, batch: int, precision: Precision) -> Callable[[]
             y = conv(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jnp.sum(y * y)
 
-    both = jax.jit(jax.grad(product, (0, 1))).lower(x, kernel).compile()
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(both(x, kernel))
-        return time.perf_counter() - start
-
-    seconds()  # warms up
-    return seconds
+    return clock(jax.jit(jax.grad(product, (0, 1))), x, kernel)
 
 
 def _network(cell: Cell, dataset: Dataset) -> tuple[nn.Module, networks.Shape]:

@@ -36,6 +36,24 @@ def write_json(path: Folder, content: Mapping[str, Any]) -> None:
     write_whole(path, f"{text}\n".encode())
 
 
+def read_json(path: Folder) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its content.
+
+    Raises:
+      InputError: if it is not readable as JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not readable as JSON: delete or restore it") from error
+
+
 def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads all finished cells of a folder, in the order of their names.
 
@@ -54,10 +72,7 @@ def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"no folder {folder}: give one that holds a sweep's results")
     cells = []
     for path in sorted(folder.glob("*.json")):
-        try:
-            cell = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is not readable as JSON: delete or restore it") from error
+        cell = read_json(path)
         if isinstance(cell, dict) and "test_accuracy" in cell:
             cells.append(cell)
     return cells

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,32 @@ def memory(
     return images * (pixels + 4.0), 4.0 * held
 
 
+def clock(compute: Callable[..., Any], *arguments: Any) -> Callable[[], float]:
+    """What computes something once more and tells the seconds; the first time is over before.
+
+    Args:
+      compute: a function of JAX's arrays.
+      *arguments: its arguments.
+
+    Returns:
+      Function of nothing.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax.timing import clock
+      >>> clock(jax.jit(jnp.sum), jnp.ones(3))() > 0
+      True
+    """
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(compute(*arguments))
+        return time.perf_counter() - start
+
+    seconds()  # compiles
+    return seconds
+
+
 def in_rounds(runs: Mapping[K, Callable[[], T]], rounds: int) -> Iterator[dict[K, T]]:
     """Runs all of several things to time, round after round, each round in a new order.
 
@@ -223,10 +249,4 @@ def _product(size: int, precision: Precision) -> Callable[[], float]:
         with jax.default_matmul_precision("float32"):
             return jnp.matmul(a, a, preferred_element_type=jnp.float32)
 
-    def seconds() -> float:
-        start = time.perf_counter()
-        multiply(a).block_until_ready()
-        return time.perf_counter() - start
-
-    seconds()  # compiles
-    return seconds
+    return clock(multiply, a)

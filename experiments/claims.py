@@ -8,13 +8,11 @@ Cells of conv_sweep.py, micro_batch.py and mechanisms.py are looked for in its f
 names.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 from enorm_jax import cli
 from enorm_jax.errors import InputError
-from enorm_jax.results import read_results
+from enorm_jax.results import read_json, read_results
 from verdicts import readme, report
 from verdicts.findings import CLAIMS
 from verdicts.store import Store
@@ -40,8 +38,8 @@ def written(results: Path) -> dict[Path, str]:
     folders = [results, *(results / name for name in OTHERS if (results / name).is_dir())]
     store = Store(
         [cell for folder in folders for cell in read_results(folder)],
-        _read(costs) if costs.exists() else None,
-        [_read(path) for path in sorted((results / "mechanisms").glob("mechanisms_*.json"))],
+        read_json(costs) if costs.exists() else None,
+        [read_json(path) for path in sorted((results / "mechanisms").glob("mechanisms_*.json"))],
     )
     if not store.results:
         raise InputError(f"{results} holds no finished cell of fc_sweep.py: give another")
@@ -53,14 +51,6 @@ def written(results: Path) -> dict[Path, str]:
         HERE / "CLAIMS.md": report.claims_text(store, outcomes, "`experiments/results/`"),
         README: readme.updated(README.read_text(encoding="utf-8"), blocks),
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"{path} is not readable as JSON: delete or restore it") from None
-    return found
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ Ratios are medians over rounds of ratios within one.
 
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ from enorm_jax.program import compile_program
 from enorm_jax.recipe import hyperparameters
 from enorm_jax.results import provenance
 from enorm_jax.sweep import recipe_of
-from enorm_jax.timing import in_rounds, matmul_rate, within_rounds
+from enorm_jax.timing import clock, in_rounds, matmul_rate, within_rounds
 
 # Positions along a side, channels in and out: of the published network, of the quarter of it that
 # conv_sweep.py trains on a CPU, of the small residual network.
@@ -75,13 +74,7 @@ def layer(batch: int, size: int, inputs: int, outputs: int, precision: str) -> C
         y, pullback = jax.vjp(conv, x, kernel)
         return y, pullback(g)
 
-    def run() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(both(x, kernel, g))
-        return time.perf_counter() - start
-
-    run()  # compiles
-    return run
+    return clock(both, x, kernel, g)
 
 
 def network(batch: int, width: float, precision: str) -> Callable[[], float]:

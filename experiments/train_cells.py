@@ -113,7 +113,7 @@ def choose_precision(
     Returns:
       The precision, and the reason in words.
     """
-    one = next(iter(choices["float32"]))
+    one = choices["float32"][0]
     done = [
         result["precision"]
         for result in read_results(out)

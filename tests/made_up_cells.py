@@ -26,6 +26,10 @@ def cells(setting, mean, depths=DEPTHS, seeds=2, **changes):
     ]
 
 
-def judge(name, *runs):
+def judge_store(name, store):
     (claim,) = [claim for claim in CLAIMS if claim.name == name]
-    return claim.judge(Store([result for own in runs for result in own]))
+    return claim.judge(store)
+
+
+def judge(name, *runs):
+    return judge_store(name, Store([result for own in runs for result in own]))

@@ -4,8 +4,9 @@ import pytest
 import scipy.stats
 
 from enorm_jax.results import write_json
+from made_up_cells import cell as of_study
+from made_up_cells import judge_store
 from verdicts import networks
-from verdicts.findings import CLAIMS
 from verdicts.sides import welch
 from verdicts.store import Store
 
@@ -14,8 +15,7 @@ MICRO = ("bn", "gn", "ws+gn", "ws+bcn")
 
 
 def judge(name, *args):
-    (claim,) = [claim for claim in CLAIMS if claim.name == name]
-    return claim.judge(Store(*args))
+    return judge_store(name, Store(*args))
 
 
 def cell(its, accuracies):
@@ -140,7 +140,6 @@ def test_the_interval_is_welchs():
 
 def test_cells_of_other_experiments_are_found_in_folders_of_their_names(tmp_path):
     import claims
-    from made_up_cells import cell as of_study
     from verdicts.findings import ENORM
 
     write_json(tmp_path / "fc.json", of_study(ENORM, 9, [55.0]))

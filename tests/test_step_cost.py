@@ -5,7 +5,7 @@ import json
 import pytest
 
 import step_cost
-from made_up_cells import CLAIMS
+from made_up_cells import judge_store
 from verdicts.store import Store
 
 STEADY = [1.0, 1.1, 0.9, 1.05]
@@ -21,8 +21,7 @@ def costs(**networks):
 
 
 def judge(name, measured):
-    (claim,) = [claim for claim in CLAIMS if claim.name == name]
-    return claim.judge(Store([], measured))
+    return judge_store(name, Store([], measured))
 
 
 @pytest.mark.parametrize(

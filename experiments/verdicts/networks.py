@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import mechanisms
-
 import conv_sweep
+import mechanisms
 import micro_batch
 from enorm_jax.cell import Cell, same_setting
 from enorm_jax.layers import Precision

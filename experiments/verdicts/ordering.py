@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from verdicts.intervals import Estimate, contrast, signed
-from verdicts.outcome import Outcome, State, Table, decide, missing, plural, reason, tally
+from verdicts.outcome import Outcome, State, Table, decide, missing, plural, reason, state_of, tally
 from verdicts.runs import Runs, Setting, Source
 from verdicts.store import Store
 
@@ -127,10 +127,4 @@ def _state(estimate: Estimate | None, upper: Runs, lower: Runs, margin: float) -
         return "against"
     if lower.all_diverged and len(upper.accuracies) > 1:
         return "for"
-    if estimate is None:
-        return "missing"
-    if estimate.half is None:
-        return "one run"
-    if estimate.above(-margin):
-        return "for"
-    return "against" if estimate.below() else "open"
+    return state_of(estimate, above=-margin)

@@ -1,13 +1,22 @@
 """Claims of the original figure on methods that the study did not run."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from verdicts.ordering import ordered
-from verdicts.outcome import Claim
+from verdicts.outcome import Claim, Outcome
 from verdicts.runs import BASELINE, BN, BOTH, DEEP, DEPTHS, ENORM, SHALLOW, Setting
+from verdicts.store import Store
 
 GN, PATH, WN_BN = map(Setting, ("gn", "path-sgd", "wn+bn"))
 SEVEN = (BASELINE, BN, GN, PATH, WN_BN, ENORM, BOTH)
+
+
+def _best(method: Setting, depths: Sequence[int]) -> Callable[[Store], Outcome]:
+    """Whether a method is above the other six at three of five depths."""
+    pairs = [(method, other) for other in SEVEN if other != method]
+    return partial(ordered, pairs=pairs, depths=depths, needed=3, source="original")
+
 
 CLAIMS = [
     Claim(
@@ -17,13 +26,7 @@ CLAIMS = [
         "WN + BN minus each of the other six at p = 1–9. A depth speaks for the claim if all six "
         "intervals lie above 0, against it if one lies below. Holds with 3 depths for it, does "
         "not hold with 3 against it.",
-        partial(
-            ordered,
-            pairs=[(WN_BN, other) for other in SEVEN if other != WN_BN],
-            depths=SHALLOW,
-            needed=3,
-            source="original",
-        ),
+        _best(WN_BN, SHALLOW),
     ),
     Claim(
         "both-deep",
@@ -32,13 +35,7 @@ CLAIMS = [
         "ENorm + BN minus each of the other six at p = 11–19. A depth speaks for the claim if all "
         "six intervals lie above 0, against it if one lies below. Holds with 3 depths for it, "
         "does not hold with 3 against it.",
-        partial(
-            ordered,
-            pairs=[(BOTH, other) for other in SEVEN if other != BOTH],
-            depths=DEEP,
-            needed=3,
-            source="original",
-        ),
+        _best(BOTH, DEEP),
     ),
     Claim(
         "gn-bn",

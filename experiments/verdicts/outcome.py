@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
+from verdicts.intervals import Estimate
 from verdicts.runs import Runs, Setting
 from verdicts.store import Store
 
@@ -66,6 +67,26 @@ class Claim:
     published: str
     test: str
     judge: Callable[[Store], Outcome]
+
+
+def state_of(found: Estimate | None, above: float = 0.0, below: float = 0.0) -> State:
+    """What a difference says of a claim that it is above something.
+
+    Args:
+      found: the difference; None without runs.
+      above: it speaks for the claim if its interval lies above this,
+      below: and against it if it lies below this.
+
+    Returns:
+      The state.
+    """
+    if found is None:
+        return "missing"
+    if found.half is None:
+        return "one run"
+    if found.above(above):
+        return "for"
+    return "against" if found.below(below) else "open"
 
 
 def decide(states: Mapping[int, State], needed: int, refuting: int) -> Verdict:

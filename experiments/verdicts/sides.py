@@ -4,10 +4,10 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 
-from enorm_jax.layers import PRECISIONS, Precision
+from enorm_jax.layers import Precision
 from verdicts.intervals import Estimate, half_width
-from verdicts.outcome import Outcome, State, Table, Verdict
-from verdicts.store import Store
+from verdicts.outcome import Outcome, State, Table, decide, state_of
+from verdicts.store import Store, of_most_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +59,18 @@ def compared(store: Store, comparisons: Sequence[Comparison]) -> Outcome:
         of = [[len(s.values(store, precision)) for s in (c.upper, c.lower)] for c in comparisons]
         return sum(map(min, of)), sum(map(sum, of))
 
-    precision = max(PRECISIONS, key=lambda p: (counts(p), p == "float32"))
+    precision = of_most_runs(counts)
     states: list[State] = []
     rows, lacking = [], {}
     for one in comparisons:
         sides = [side.values(store, precision) for side in (one.upper, one.lower)]
         found = welch(*sides) if all(sides) else None
-        states.append(_state(one, found))
+        states.append(state_of(found, one.above, one.below))
         rows.append((str(one), *map(_mean, sides), str(found or "–"), states[-1]))
         for side, values in zip((one.upper, one.lower), sides, strict=True):
             if len(values) < 2:
                 lacking[side.label] = f"{side.label}: {2 - len(values)}"
-    verdict: Verdict = "undecided"
-    if "against" in states:
-        verdict = "does not hold"
-    elif set(states) == {"for"}:
-        verdict = "holds"
+    verdict = decide(dict(enumerate(states)), needed=len(states), refuting=1)
     shown = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[3] != "–")
     header = ("difference", "first", "second", "first − second", "speaks")
     table = Table(header, tuple(rows))
@@ -103,16 +99,6 @@ def welch(upper: Sequence[float], lower: Sequence[float]) -> Estimate:
         return Estimate(value, None)
     variances = [statistics.variance(side) / len(side) for side in (upper, lower)]
     return Estimate(value, half_width(variances, [len(side) - 1 for side in (upper, lower)]))
-
-
-def _state(comparison: Comparison, found: Estimate | None) -> State:
-    if found is None:
-        return "missing"
-    if found.half is None:
-        return "one run"
-    if found.above(comparison.above):
-        return "for"
-    return "against" if found.below(comparison.below) else "open"
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -1,7 +1,7 @@
 """Runs out of cells: settings never mixed, each seed once."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from enorm_jax.cell import LATER, POOLED, Cell, same_setting
@@ -92,7 +92,12 @@ class Store:
             of = [len(self.at(s, p, precision, any_epochs).runs) for s in settings for p in depths]
             return sum(min(of[i :: len(depths)]) for i in range(len(depths))), sum(of)
 
-        return max(PRECISIONS, key=lambda p: (counts(p), p == "float32"))
+        return of_most_runs(counts)
+
+
+def of_most_runs(counts: Callable[[Precision], tuple[int, int]]) -> Precision:
+    """The precision with the largest counts of runs; ``"float32"`` if both have as many."""
+    return max(PRECISIONS, key=lambda p: (counts(p), p == "float32"))
 
 
 def _key(settings: Mapping[str, Any]) -> tuple[Any, ...]:
