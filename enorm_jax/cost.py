@@ -16,6 +16,8 @@ from enorm_jax.cell import Cell
 from enorm_jax.convolution import conv_general_dilated_bfloat16
 from enorm_jax.data import Dataset
 from enorm_jax.layers import PRECISIONS, Precision
+from enorm_jax.program import fits
+from enorm_jax.stepwise import AHEAD
 from enorm_jax.timing import clock, epoch_flops, faster, matmul_rate, memory, parameter_count
 
 
@@ -44,6 +46,8 @@ def epoch_work(cell: Cell, dataset: Dataset) -> float:
 def cell_memory(cell: Cell, dataset: Dataset, runs: int) -> tuple[float, float]:
     """Device memory of a cell with a number of seeds, by a count.
 
+    Of a data set that stays on the host (`enorm_jax.program.fits`) some batches count.
+
     Args:
       cell: the cell.
       dataset: its data.
@@ -53,6 +57,8 @@ def cell_memory(cell: Cell, dataset: Dataset, runs: int) -> tuple[float, float]:
       Bytes of the data, and of all runs.
     """
     images, pixels = len(dataset.train_labels) + len(dataset.test_labels), dataset.train_images[0]
+    if not fits(dataset):
+        images = (1 + AHEAD) * cell.batch_size
     on_cpu = jax.default_backend() == "cpu"
     if cell.network == "fc":
         return memory(

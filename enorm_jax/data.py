@@ -38,6 +38,12 @@ class Dataset:
     validation_images: np.ndarray | None = None
     validation_labels: np.ndarray | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        arrays = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
 
 DATASETS = ("cifar10", "digits", *(f"imagenet{size}" for size in imagenet.SIZES))
 

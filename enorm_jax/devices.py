@@ -22,6 +22,18 @@ def leave_memory() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
+def memory_size() -> float:
+    """Bytes of a device's memory that this process may take; on a CPU all of the machine's.
+
+    Returns:
+      Of the first device of this process.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return float(stats["bytes_limit"])
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
 def runs_mesh(runs: int) -> Mesh:
     """The most local devices that a number of runs can be shared out among evenly.
 

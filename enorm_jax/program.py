@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from enorm_jax.data import Dataset
-from enorm_jax.devices import by_run, everywhere, over_devices, runs_mesh
+from enorm_jax.devices import by_run, everywhere, memory_size, over_devices, runs_mesh
 from enorm_jax.evaluation import evaluate, kernel_norms
 from enorm_jax.recipe import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 from enorm_jax.stepwise import compile_evaluation, compile_training
@@ -20,7 +21,7 @@ from enorm_jax.training import epoch_key, train_epoch
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A recipe compiled for R parallel runs on one data set that lies on the device.
+    """A recipe compiled for R parallel runs on one data set.
 
     Attributes:
       init: (seeds, hyper) -> states.
@@ -28,7 +29,8 @@ class Program:
       test: states -> (loss, accuracy, kernel norms), each with a leading R.
       validate: likewise on the validation images; None if there are none.
       compile_seconds: time that tracing and compiling took.
-      memory: bytes that an epoch holds on each device, the data included, as XLA plans it.
+      memory: bytes that an epoch holds on each device, data that lies there included, as XLA
+        plans it.
     """
 
     init: Callable[[jax.Array, Hyperparameters], TrainState]
@@ -39,86 +41,115 @@ class Program:
     memory: float
 
 
-def compile_program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
+def compile_program(
+    recipe: Recipe, dataset: Dataset, runs: int, *, stream: bool | None = None
+) -> Program:
     """Compiles initialization, an epoch and an evaluation, each under `vmap` over runs.
 
-    The arrays of the data set go to the device here, once, as uint8. With several devices, runs
-    are shared out among them, or each batch with the recipe's mesh. Learning rate, c and weight
-    decay are traced: one program serves all their values.
+    The arrays of the data set go to the device here, once, as uint8; or they stay on the host and
+    go there batch by batch, one run being trained after another. With several devices, runs are
+    shared out among them, or each batch with the recipe's mesh. Learning rate, c and weight decay
+    are traced: one program serves all their values.
 
     Args:
       recipe: static part of the program.
       dataset: the data.
       runs: number R of parallel runs.
+      stream: whether the data stays on the host; None if it would take more than half of a
+        device's memory.
 
     Returns:
       A `Program`.
     """
     start = time.perf_counter()
-    by_steps = recipe.convolutional and jax.default_backend() == "cpu"
+    if stream is None:
+        stream = not fits(dataset)
+    by_steps = stream or (recipe.convolutional and jax.default_backend() == "cpu")
     mesh = recipe.mesh or runs_mesh(1 if by_steps else runs)
-    train_images, train_labels, test_images, test_labels = jax.device_put(
-        (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
-        everywhere(mesh),
-    )
-    example, epoch = jax.device_put((train_images[:1], jnp.int32(0)), everywhere(mesh))
+
+    def placed(*arrays: Any) -> Any:
+        return arrays if stream else jax.device_put(arrays, everywhere(mesh))
+
+    data = placed(dataset.train_images, dataset.train_labels)
+    example, epoch = jax.device_put((dataset.train_images[:1], jnp.int32(0)), everywhere(mesh))
     hyper = hyperparameters(runs, learning_rate=0.0, c=1.0, weight_decay=0.0)
     seeds, hyper = jax.device_put((jnp.zeros(runs, jnp.uint32), hyper), by_run(mesh))
 
-    def compiled(fn: Any, *arguments: Any, of_runs: int, donate: tuple[int, ...] = ()) -> Any:
-        shared, outputs = functools.partial(fn, recipe), None
-        if recipe.mesh is None:
-            shared = over_devices(shared, mesh, len(arguments), of_runs)
-        else:
-            outputs = everywhere(mesh)
-        # Else GPUs would round float32 operands to TF32.
-        with jax.default_matmul_precision("float32"):
-            jitted = jax.jit(shared, donate_argnums=donate, out_shardings=outputs)
-            return jitted.lower(*arguments).compile()
-
+    compiled = functools.partial(_compiled, recipe, mesh)
     init = compiled(init_states, seeds, hyper, example, of_runs=2)
     states = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_run(mesh)),
         init.out_info,
     )
-    data, platform = (train_images, train_labels), mesh.devices.flat[0].platform
+    platform = mesh.devices.flat[0].platform
     if by_steps:
         train, plan = compile_training(recipe, states, seeds, epoch, *data)
     else:
         of_platform = functools.partial(train_runs, platform=platform)
         train = compiled(of_platform, states, seeds, epoch, *data, of_runs=2, donate=(0,))
         plan = train.memory_analysis()
+    held = plan.temp_size_in_bytes + plan.argument_size_in_bytes
+    if by_steps and not stream:  # a step is given a batch, but all of them lie there
+        held += sum(array.nbytes for array in data)
 
-    def compiled_test(*arguments: jax.Array) -> Any:
+    def compiled_test(*arrays: Any) -> Callable[[TrainState], Any]:
+        arrays = placed(*arrays)
         if by_steps:
-            return compile_evaluation(recipe, states, *arguments)
-        of_platform = functools.partial(evaluate_runs, platform=platform)
-        return compiled(of_platform, states, *arguments, of_runs=1)
+            test = compile_evaluation(recipe, states, *arrays)
+        else:
+            of_platform = functools.partial(evaluate_runs, platform=platform)
+            test = compiled(of_platform, states, *arrays, of_runs=1)
+        return lambda states: test(states, *arrays)
 
-    test = compiled_test(test_images, test_labels)
-    validate = None
+    test, validate = compiled_test(dataset.test_images, dataset.test_labels), None
     if dataset.validation_labels is not None:
-        held = jax.device_put(
-            (dataset.validation_images, dataset.validation_labels), everywhere(mesh)
-        )
-        validation = compiled_test(*held)
+        validate = compiled_test(dataset.validation_images, dataset.validation_labels)
 
-        def validate(states: TrainState) -> Any:
-            return validation(states, *held)
-
-    def placed(values: Any) -> Any:
+    def by_runs(values: Any) -> Any:
         return jax.device_put(values, by_run(mesh))
 
     return Program(
-        init=lambda seeds, hyper: init(*placed((seeds, hyper)), example),
+        init=lambda seeds, hyper: init(*by_runs((seeds, hyper)), example),
         train=lambda states, seeds, epoch: train(
-            *placed((states, seeds)), jax.device_put(epoch, everywhere(mesh)), *data
+            *by_runs((states, seeds)), jax.device_put(epoch, everywhere(mesh)), *data
         ),
-        test=lambda states: test(states, test_images, test_labels),
+        test=test,
         validate=validate,
         compile_seconds=time.perf_counter() - start,
-        memory=plan.argument_size_in_bytes + plan.temp_size_in_bytes,
+        memory=held,
     )
+
+
+def fits(dataset: Dataset) -> bool:
+    """Whether a data set leaves half of a device's memory to the rest.
+
+    Args:
+      dataset: the data set.
+
+    Returns:
+      False if its images had better stay on the host.
+    """
+    return dataset.nbytes <= memory_size() / 2
+
+
+def _compiled(
+    recipe: Recipe,
+    mesh: Mesh,
+    fn: Any,
+    *arguments: Any,
+    of_runs: int,
+    donate: tuple[int, ...] = (),
+) -> Any:
+    """A function of the recipe and of R runs, compiled for all devices of a mesh."""
+    shared, outputs = functools.partial(fn, recipe), None
+    if recipe.mesh is None:
+        shared = over_devices(shared, mesh, len(arguments), of_runs)
+    else:
+        outputs = everywhere(mesh)
+    # Else GPUs would round float32 operands to TF32.
+    with jax.default_matmul_precision("float32"):
+        jitted = jax.jit(shared, donate_argnums=donate, out_shardings=outputs)
+        return jitted.lower(*arguments).compile()
 
 
 def train_runs(

@@ -1,8 +1,10 @@
-"""Convolutional networks on a CPU: one run after another, and each step a program of its own.
+"""Steps as programs of their own, in loops of Python, one run after another.
 
-Inside a loop of a program, `lax.scan` or `lax.map`, XLA's CPU backend computes convolutions some
-thirty times as slowly as outside (https://github.com/jax-ml/jax/issues/12868). The functions here
-take the same arguments as `train_runs` and `evaluate_runs`, and do the same in loops of Python.
+Convolutions on a CPU want it: inside a loop of a program, `lax.scan` or `lax.map`, XLA's CPU
+backend computes them some thirty times as slowly as outside
+(https://github.com/jax-ml/jax/issues/12868). Images that do not fit into a device's memory want
+it too: they stay on the host, and each batch goes to the device while it computes the step before.
+The functions here take the same arguments as `train_runs` and `evaluate_runs`, and do the same.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,9 @@ from enorm_jax.evaluation import batch_totals, kernel_norms
 from enorm_jax.recipe import Recipe, TrainState
 from enorm_jax.training import Carry, epoch_key, first_carry, last_state, step_of_epoch
 
-EVALUATION_BATCH = 250  # activations of more would leave the caches
+EVALUATION_BATCH = 250  # activations of more would leave a CPU's caches
+AHEAD = 2  # steps that the host is ahead of the device
+Images = jax.Array | np.ndarray  # on the device, or on the host
 
 
 def compile_training(
@@ -25,8 +29,8 @@ def compile_training(
     states: TrainState,
     seeds: jax.Array,
     epoch: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
+    images: Images,
+    labels: Images,
 ) -> tuple[Callable[..., tuple[TrainState, np.ndarray]], Any]:
     """`train_runs`, step by step.
 
@@ -50,36 +54,36 @@ def compile_training(
         order = jax.random.permutation(key, recipe.train_size)
         return first_carry(recipe, state), key, order
 
-    def step(size: int) -> Callable[..., tuple[Carry, jax.Array]]:
-        def one(carry: Carry, key: Any, order: Any, first: Any, images: Any, labels: Any) -> Any:
-            index = jax.lax.dynamic_slice_in_dim(order, first, size)
-            return step_of_epoch(recipe, carry, key, index, images, labels)
-
-        return one
+    def step(carry: Carry, key: Any, first: Any, images: Any, labels: Any) -> Any:
+        return step_of_epoch(recipe, carry, key, first, images, labels)
 
     everywhere = _everywhere(recipe)
     shapes = everywhere((_one_of(states), seeds[0], epoch))
     begin = _compiled(recipe, start, *shapes)
-    begun = everywhere(jax.eval_shape(start, *shapes))
+    carry, key, order = everywhere(jax.eval_shape(start, *shapes))
+    first = jax.ShapeDtypeStruct((), order.dtype, sharding=order.sharding)
     steps = {
         size: _compiled(
-            recipe, step(size), *begun, *everywhere((jnp.int32(0), images, labels)), donate=(0,)
+            recipe, step, carry, key, first, *_batch(everywhere, size, images, labels), donate=(0,)
         )
         for size in dict.fromkeys(sizes)
     }
-    end = _compiled(recipe, lambda carry: last_state(recipe, carry), begun[0])
+    end = _compiled(recipe, lambda carry: last_state(recipe, carry), carry)
+    gather = _gather(recipe, images)
 
     def train(
-        states: TrainState, seeds: jax.Array, epoch: jax.Array, images: jax.Array, labels: jax.Array
+        states: TrainState, seeds: jax.Array, epoch: jax.Array, images: Images, labels: Images
     ) -> tuple[TrainState, np.ndarray]:
         after, losses = [], []
         for run in range(len(seeds)):
             carry, key, order = begin(_run(states, run), seeds[run], epoch)
+            parts = np.split(jax.device_get(order), np.cumsum(sizes)[:-1])
             of_run = []
-            for number, size in enumerate(sizes):
-                first = np.int32(number * recipe.batch_size)
-                carry, loss = steps[size](carry, key, order, first, images, labels)
+            for size, index in zip(sizes, parts, strict=True):
+                carry, loss = steps[size](carry, key, index[0], *gather(index, images, labels))
                 of_run.append(loss)
+                if len(of_run) > AHEAD:  # else batches that wait could fill the device's memory
+                    of_run[-AHEAD].block_until_ready()
             after.append(end(carry))
             losses.append(jax.device_get(of_run))
         return _stacked(after), np.array(losses, np.float32)
@@ -88,8 +92,8 @@ def compile_training(
 
 
 def compile_evaluation(
-    recipe: Recipe, states: TrainState, images: jax.Array, labels: jax.Array
-) -> Callable[[TrainState, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
+    recipe: Recipe, states: TrainState, images: Images, labels: Images
+) -> Callable[[TrainState, Images, Images], tuple[jax.Array, jax.Array, jax.Array]]:
     """`evaluate_runs`, batch by batch.
 
     Args:
@@ -102,38 +106,58 @@ def compile_evaluation(
       Function of states, images and labels to loss and accuracy, (R,), and norms, (R, layers).
     """
     count = len(labels)
-    batch = min(EVALUATION_BATCH, count)
-    firsts = range(0, count, batch)
+    parts = np.split(np.arange(count), range(EVALUATION_BATCH, count, EVALUATION_BATCH))
 
-    def part(size: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        def totals(state: TrainState, first: Any, images: Any, labels: Any) -> Any:
-            some = (jax.lax.dynamic_slice_in_dim(a, first, size) for a in (images, labels))
-            return batch_totals(recipe, state, *some)
+    def totals(state: TrainState, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+        return batch_totals(recipe, state, images, labels)
 
-        return totals
-
-    shapes = _everywhere(recipe)((_one_of(states), jnp.int32(0), images, labels))
-    parts = {
-        size: _compiled(recipe, part(size), *shapes)
-        for size in {min(batch, count - first) for first in firsts}
+    everywhere = _everywhere(recipe)
+    state = everywhere(_one_of(states))
+    of_size = {
+        size: _compiled(recipe, totals, state, *_batch(everywhere, size, images, labels))
+        for size in {len(index) for index in parts}
     }
-    norms = _compiled(recipe, lambda state: kernel_norms(state.params), shapes[0])
+    norms = _compiled(recipe, lambda state: kernel_norms(state.params), state)
+    gather = _gather(recipe, images)
 
     def test(
-        states: TrainState, images: jax.Array, labels: jax.Array
+        states: TrainState, images: Images, labels: Images
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         found = []
         for run in range(len(states.hyper.c)):
             state = _run(states, run)
-            totals = [
-                parts[min(batch, count - first)](state, np.int32(first), images, labels)
-                for first in firsts
-            ]
-            loss, hits = np.array(jax.device_get(totals), np.float64).sum(axis=0) / count
+            sums = [of_size[len(part)](state, *gather(part, images, labels)) for part in parts]
+            loss, hits = np.array(jax.device_get(sums), np.float64).sum(axis=0) / count
             found.append((jnp.float32(loss), jnp.float32(hits), norms(state)))
         return _stacked(found)
 
     return test
+
+
+def _gather(recipe: Recipe, images: Images) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """What brings the images and labels of some indices together on the device."""
+    sharding = None if recipe.mesh is None else devices.everywhere(recipe.mesh)
+
+    def on_device(index: Any, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+        return images[index], labels[index]
+
+    def from_host(index: Any, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+        return put(images[index]), put(labels[index])
+
+    def put(array: np.ndarray) -> jax.Array:
+        if sharding is None:
+            return jnp.asarray(array)
+        # Processes have the same array: `device_put` would send it around to make sure.
+        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    if isinstance(images, np.ndarray):
+        return from_host
+    return jax.jit(on_device, out_shardings=sharding)
+
+
+def _batch(everywhere: Callable[[Any], Any], size: int, *arrays: Images) -> Any:
+    """The shapes of a batch."""
+    return everywhere([jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in arrays])
 
 
 def _everywhere(recipe: Recipe) -> Callable[[Any], Any]:
@@ -148,7 +172,9 @@ def _everywhere(recipe: Recipe) -> Callable[[Any], Any]:
 
 def _compiled(recipe: Recipe, fn: Any, *arguments: Any, donate: tuple[int, ...] = ()) -> Any:
     outputs = None if recipe.mesh is None else devices.everywhere(recipe.mesh)
-    return jax.jit(fn, donate_argnums=donate, out_shardings=outputs).lower(*arguments).compile()
+    jitted = jax.jit(fn, donate_argnums=donate, out_shardings=outputs)
+    with jax.default_matmul_precision("float32"):  # as `compile_program` has it
+        return jitted.lower(*arguments).compile()
 
 
 def _one_of(states: TrainState) -> TrainState:

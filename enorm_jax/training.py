@@ -60,7 +60,7 @@ def train_epoch(
     batches, rest = jnp.split(order, [full * recipe.batch_size])
 
     def step(carry: Carry, index: jax.Array) -> tuple[Carry, jax.Array]:
-        return step_of_epoch(recipe, carry, key, index, images, labels)
+        return step_of_epoch(recipe, carry, key, index[0], images[index], labels[index])
 
     carry, losses = jax.lax.scan(
         step, first_carry(recipe, state), batches.reshape(full, recipe.batch_size)
@@ -94,7 +94,7 @@ def step_of_epoch(
     recipe: Recipe,
     carry: Carry,
     key: jax.Array,
-    index: jax.Array,
+    first: jax.Array,
     images: jax.Array,
     labels: jax.Array,
 ) -> tuple[Carry, jax.Array]:
@@ -104,18 +104,17 @@ def step_of_epoch(
       recipe: static part of the program.
       carry: what the step before left.
       key: random key of this run and epoch.
-      index: (B,), which images are the batch.
-      images: (N, height, width, channels), uint8.
-      labels: (N,), integers.
+      first: number of the batch's first image in the data set; no other batch of an epoch has it.
+      images: (B, height, width, channels), uint8.
+      labels: (B,), integers.
 
     Returns:
       What is left to the next step, and the batch's mean loss.
     """
     before = _rescaled(recipe, *carry)
-    batch, targets = recipe.share_out(images[index], labels[index])
+    batch, targets = recipe.share_out(images, labels)
     if recipe.augmentation is not None:
-        # An image comes once an epoch, so that the first one's number tells batches apart.
-        batch = recipe.augmentation(jax.random.fold_in(key, 1 + index[0]), batch)
+        batch = recipe.augmentation(jax.random.fold_in(key, 1 + first), batch)
     state, loss = _descend(recipe, before, batch, targets)
     return (state, _scales(recipe, state)), loss
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +16,7 @@ from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.cost import cell_memory, cell_rate, epoch_work
 from enorm_jax.data import held_out
-from enorm_jax.devices import leave_memory
+from enorm_jax.devices import leave_memory, memory_size
 from enorm_jax.display import Display, title
 from enorm_jax.distributed import from_first, join, leads
 from enorm_jax.executors import Executor
@@ -224,10 +223,7 @@ def dry_run(
 
 def room(wanted: list[Cell], dataset: data.Dataset, workers: int) -> str:
     """How many seeds of the largest cell fit into the device's memory."""
-    stats = jax.local_devices()[0].memory_stats()
-    total = (
-        stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    )
+    total = memory_size()
     largest = max(wanted, key=lambda cell: sum(cell_memory(cell, dataset, 1)))
     (images, one), (_, two) = (cell_memory(largest, dataset, runs) for runs in (1, 2))
     seeds = 1 + int((total / workers - images - one) / (two - one))

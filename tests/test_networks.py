@@ -75,7 +75,7 @@ def test_every_network_trains_under_every_normalization(blobs, cell, method):
     )
     carry = first_carry(its, state)
     for index in jnp.arange(46).reshape(2, 23):
-        carry, loss = step(its, carry, key, index, *data)
+        carry, loss = step(its, carry, key, index[0], *(array[index] for array in data))
         assert np.isfinite(loss)
     chex.assert_tree_all_finite(carry[0].params)
     pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(carry[0].params), strict=True)
@@ -93,6 +93,33 @@ def test_step_by_step_is_the_epoch_in_one_program(blobs):
     want, want_losses = jax.jit(program.train_runs, static_argnums=0)(its, states, *rest)
     chex.assert_trees_all_close(losses, np.asarray(want_losses), rtol=1e-4)
     chex.assert_trees_all_close(after, want, rtol=2e-3, atol=1e-6)
+
+
+def test_batches_from_the_host_train_the_same_network_bit_by_bit(blobs):
+    its = small(dataclasses.replace(RESNET, batch_size=30), blobs)  # a last batch of 16
+    hyper = hyperparameters(2, learning_rate=0.05, c=1.1, weight_decay=1e-3)
+    held = dataclasses.replace(
+        blobs, validation_images=blobs.test_images[:7], validation_labels=blobs.test_labels[:7]
+    )
+    found = []
+    for stream in (False, True):
+        made = program.compile_program(its, held, 2, stream=stream)
+        states = made.init(jnp.arange(2, dtype=jnp.uint32), hyper)
+        states, losses = made.train(states, jnp.arange(2, dtype=jnp.uint32), jnp.int32(1))
+        found.append((states, losses, made.test(states), made.validate(states)))
+    chex.assert_trees_all_equal(*found)
+
+
+def test_data_that_would_fill_a_device_stays_on_the_host(blobs, monkeypatch):
+    its = small(dataclasses.replace(RESNET, method="baseline"), blobs)
+    monkeypatch.setattr(program, "memory_size", lambda: 2 * blobs.nbytes - 1)
+    assert not program.fits(blobs)
+    streamed = program.compile_program(its, blobs, 1)
+    monkeypatch.setattr(program, "memory_size", lambda: 2 * blobs.nbytes)
+    assert program.fits(blobs)
+    resident = program.compile_program(its, blobs, 1)
+    trained = blobs.train_images.nbytes + blobs.train_labels.nbytes
+    assert resident.memory - streamed.memory == trained
 
 
 def test_evaluation_by_steps_counts_every_image_once(blobs, monkeypatch):

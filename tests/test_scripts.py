@@ -99,7 +99,7 @@ def test_the_benchmark_times_every_contender_and_is_drawn(run_script, monkeypatc
         assert 0 < entry["flops"] < 1e15
         assert entry["memory_mb"] > 1
     assert depth["ratios"]["float32 over bfloat16, ENorm"] > 0
-    assert found["startup"][0]["warm_seconds"] > 0 and found["startup"][0]["cold_seconds"] > 0
+    assert min(found["startup"][0][f"{cache}_seconds"] for cache in ("cold", "warm")) > 0
     assert run_script("figures/speed.py", out, "--out", tmp_path)[0] == 0
     assert (tmp_path / "speed.png").stat().st_size > 1000
 
