@@ -84,7 +84,7 @@ def _read_prepared(prepared: Path) -> Arrays:
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         # TFDS shuffles once when it prepares; its ids count the archive's order.
-        found = sorted(examples(prepared, split)[1], key=lambda example: example["id"])
+        found = sorted(examples(prepared, split), key=lambda example: example["id"])
         images = np.stack([example["image"] for example in found])
         return images, np.array([example["label"] for example in found], np.int32)
 

@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays: CIFAR-10, scikit-learn's digits, and resized ImageNet."""
+"""Data sets as uint8 arrays: CIFAR-10, scikit-learn's digits, and ImageNet."""
 
 import dataclasses
 import os
@@ -133,8 +133,9 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
     Args:
       name: ``"cifar10"`` (50,000 and 10,000 images, 32 x 32 x 3), ``"digits"`` (scikit-learn's
-        1,797 images, 8 x 8 x 1, of which every fifth is for testing), or ``"imagenet64"``,
-        ``"imagenet32"``, ``"imagenet16"`` (1,281,167 and 50,000 images of so many pixels).
+        1,797 images, 8 x 8 x 1, of which every fifth is for testing), ``"imagenet64"``,
+        ``"imagenet32"``, ``"imagenet16"`` (1,281,167 and 50,000 images of so many pixels), or
+        ``"imagenet224"`` (the same of 256 pixels, for crops of 224).
       data_dir: directory in which TFDS prepared the data set, or that holds CIFAR-10's official
         archive ``cifar-10-binary.tar.gz``; by default ``$TFDS_DATA_DIR``, then TFDS's own.
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,19 @@ def fingerprint(prepared: Path) -> str:
     return hashlib.sha256(repr(files).encode()).hexdigest()[:12]
 
 
-def examples(prepared: Path, split: str) -> tuple[int, Iterator[dict[str, Any]]]:
-    """The examples of a split, decoded one after another.
+def examples(prepared: Path, split: str, encoded: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
+    """The examples of a split, decoded when they are asked for, in the order of the files.
 
     Args:
       prepared: from `find_prepared`.
       split: its name.
+      encoded: features that are left as the bytes of their files.
 
     Returns:
-      How many there are, and an iterator over them, in the order of the files.
+      The examples; several threads may read them.
     """
     import tensorflow_datasets as tfds  # takes a second to import
 
-    source = tfds.builder_from_directory(prepared).as_data_source(split=split)
-    return len(source), (source[index] for index in range(len(source)))
+    decoders = {name: tfds.decode.SkipDecoding() for name in encoded} or None
+    builder = tfds.builder_from_directory(prepared)
+    return builder.as_data_source(split=split, decoders=decoders)

@@ -105,26 +105,28 @@ def test_a_directory_without_cifar10_is_named(tmp_path):
         data.load("cifar10", tmp_path)
 
 
-def prepare_imagenet(folder, rng, size=16):
-    """What TFDS leaves of a resized ImageNet of seven images: records, features, splits."""
+def encoded(image, kind="png"):
+    content = io.BytesIO()
+    PIL.Image.fromarray(image).save(content, kind)
+    return content.getvalue()
+
+
+def prepare_imagenet(folder, name, images, labels):
+    """What TFDS leaves of an ImageNet of seven images: records, features, splits."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
-    place = folder / "imagenet_resized" / f"{size}x{size}" / "0.1.0"
+    kind, place = name.split("/")[0], folder / name / "0.1.0"
     place.mkdir(parents=True)
-    images = rng.integers(0, 256, (7, size, size, 3), dtype=np.uint8)
-    labels = rng.integers(0, 1000, 7)
     splits = {"train": range(5), "validation": range(5, 7)}
     for split, members in splits.items():
         writer = ArrayRecordWriter(
-            str(place / f"imagenet_resized-{split}.array_record-00000-of-00001"), "group_size:1"
+            str(place / f"{kind}-{split}.array_record-00000-of-00001"), "group_size:1"
         )
         for index in members:
-            encoded = io.BytesIO()
-            PIL.Image.fromarray(images[index]).save(encoded, "png")
             example = tf_example_pb2.Example()
             feature = example.features.feature
-            feature["image"].bytes_list.value.append(encoded.getvalue())
+            feature["image"].bytes_list.value.append(images[index])
             feature["label"].int64_list.value.append(int(labels[index]))
             writer.write(example.SerializeToString())
         writer.close()
@@ -132,7 +134,7 @@ def prepare_imagenet(folder, rng, size=16):
     features = {
         "image": {
             "pythonClassName": f"{module}.image_feature.Image",
-            "image": {"dtype": "uint8", "shape": {"dimensions": [str(size), str(size), "3"]}},
+            "image": {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}},
         },
         "label": {
             "pythonClassName": f"{module}.class_label_feature.ClassLabel",
@@ -144,8 +146,8 @@ def prepare_imagenet(folder, rng, size=16):
         "featuresDict": {"features": features},
     }
     info = {
-        "name": "imagenet_resized", "version": "0.1.0", "fileFormat": "array_record",
-        "moduleName": "tensorflow_datasets.image_classification.imagenet_resized",
+        "name": kind, "version": "0.1.0", "fileFormat": "array_record",
+        "moduleName": f"tensorflow_datasets.image_classification.{kind}",
         "splits": [
             {"name": split, "numBytes": "1", "shardLengths": [str(len(members))],
              "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
@@ -154,11 +156,18 @@ def prepare_imagenet(folder, rng, size=16):
     }  # fmt: skip
     (place / "features.json").write_text(json.dumps(tree))
     (place / "dataset_info.json").write_text(json.dumps(info))
-    return images, labels
 
 
-def test_resized_imagenet_is_read_once_and_mapped_afterwards(tmp_path, rng, monkeypatch):
-    images, labels = prepare_imagenet(tmp_path, rng)
+@pytest.fixture
+def seven(rng):
+    """Seven images of 16 pixels, and labels."""
+    images = rng.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    return images, rng.integers(0, 1000, 7)
+
+
+def test_resized_imagenet_is_read_once_and_mapped_afterwards(tmp_path, seven, monkeypatch):
+    images, labels = seven
+    prepare_imagenet(tmp_path, "imagenet_resized/16x16", [encoded(i) for i in images], labels)
     for _ in range(2):
         found = data.load("imagenet16", tmp_path)
         np.testing.assert_array_equal(found.train_images, images[:5])
@@ -171,16 +180,33 @@ def test_resized_imagenet_is_read_once_and_mapped_afterwards(tmp_path, rng, monk
     assert not list((tmp_path / "cache" / "enorm_jax").glob("*.tmp"))
 
 
-def test_of_a_decoding_that_fails_nothing_is_left(tmp_path, rng, monkeypatch):
-    prepare_imagenet(tmp_path, rng)
+def test_of_full_size_imagenet_the_middle_is_read_at_256_pixels(tmp_path):
+    """Columns of equal colour: what is left of an image says where it was cut, and how scaled."""
+    ramp = np.arange(300) * 255 / 299
+    wide = np.broadcast_to(ramp[None, :, None], (100, 300, 3)).astype(np.uint8)
+    grey = np.full((700, 500), 77, np.uint8)
+    files = [encoded(wide, "jpeg")] * 3 + [encoded(grey, "jpeg")] * 4
+    prepare_imagenet(tmp_path, "imagenet2012", files, range(7))
+    found = data.load("imagenet224", tmp_path)
+    assert found.train_images.shape == (5, 256, 256, 3)
+    assert found.test_images.shape == (2, 256, 256, 3)
+    assert found.train_labels.tolist() == [0, 1, 2, 3, 4]
+    middle = np.interp((np.arange(256) + 0.5) * 100 / 256 - 0.5 + 100, np.arange(300), ramp)
+    np.testing.assert_allclose(found.train_images[2, 128, :, 0], middle, atol=4)
+    np.testing.assert_allclose(found.train_images[3], 77, atol=1)
 
-    def failing(prepared, split):
-        yield from ()
+
+def test_of_a_decoding_that_fails_nothing_is_left(tmp_path, seven, monkeypatch):
+    images, labels = seven
+    files = [encoded(image) for image in images]
+    prepare_imagenet(tmp_path, "imagenet_resized/16x16", files, labels)
+
+    def full(encoded, side):
         raise OSError("no space left")
 
     cache = tmp_path / "cache" / "enorm_jax"
     with monkeypatch.context() as patch:
-        patch.setattr(imagenet, "examples", lambda *of: (5, failing(*of)))
+        patch.setattr(imagenet, "_square", full)
         with pytest.raises(OSError, match="no space"):
             data.load("imagenet16", tmp_path)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
@@ -192,6 +218,8 @@ def test_without_imagenet_one_line_says_how_to_prepare_it(tmp_path):
         data.load("imagenet64", tmp_path)
     with pytest.raises(DataNotFoundError, match=r"TFDS_DATA_DIR or ~/tensorflow_datasets"):
         data.load("imagenet32")
+    with pytest.raises(DataNotFoundError, match=r"tfds build imagenet2012 "):
+        data.load("imagenet224", tmp_path)
 
 
 def test_an_unknown_name_is_refused():
