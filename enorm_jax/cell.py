@@ -16,7 +16,7 @@ from enorm_jax.state_rescaling import StateBias
 from enorm_jax.storage import Folder
 
 Select = Literal["last", "best"]
-Network = Literal["fc", "conv", "resnet"]
+Network = Literal["fc", "conv", "resnet", "imagenet-resnet"]
 NormAfter = Literal["published", "all"]
 
 
@@ -57,7 +57,7 @@ class Cell:
       select: which epoch's network counts: the ``"last"``, or that which is ``"best"`` on the
         fold; then the test images are used, and the fold is held out for this alone.
       network: ``"fc"`` for the study's, ``"conv"`` for `FullyConvolutional`, ``"resnet"`` for
-        `ResNet` of three stages.
+        `ResNet` of three stages, ``"imagenet-resnet"`` for that of four.
       momentum: of SGD; ENorm rescales what it accumulates with the units.
       augment: whether training images are cropped at random and flipped, as networks.crops says.
       norm_after: which convolutions of `FullyConvolutional` a normalization follows.

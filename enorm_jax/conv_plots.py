@@ -128,9 +128,7 @@ def setting(cell: Cell) -> str:
     Returns:
       Network, images and epochs in words.
     """
-    layers = (
-        f"{'residual' if cell.network == 'resnet' else 'convolutional'} network of {cell.depth}"
-    )
+    layers = f"{'convolutional' if cell.network == 'conv' else 'residual'} network of {cell.depth}"
     images = f"{cell.train_images:,} images" if cell.train_images else "all images"
     return f"{layers} layers, {cell.width} channels first; {images}, {cell.epochs} epochs"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from enorm_jax.augment import Augmentation
 from enorm_jax.cell import Cell
-from enorm_jax.conv_models import FullyConvolutional, ResNet
+from enorm_jax.conv_models import FullyConvolutional, ResNet, resnet18, resnet50
 from enorm_jax.convolution import in_bfloat16
 from enorm_jax.errors import InputError
 from enorm_jax.groups import Groups
@@ -24,13 +25,15 @@ Shape = tuple[int, ...]  # of an image: height, width, channels
 
 CONV_LAYERS = 9
 CONV_WIDTH = 128  # channels of the first layer, as published
+IMAGENET_RESNETS = {18: resnet18, 50: resnet50}
 
 
 def build(cell: Cell, classes: int) -> nn.Module:
     """The network of a cell, with its method's layers.
 
     Args:
-      cell: the cell; of a ``"conv"`` network the depth is 9, of a ``"resnet"`` 8, 14, 20, ...
+      cell: the cell; of a ``"conv"`` network the depth is 9, of a ``"resnet"`` 8, 14, 20, ..., of
+        an ``"imagenet-resnet"`` 18 or 50.
       classes: outputs.
 
     Returns:
@@ -87,24 +90,29 @@ def build(cell: Cell, classes: int) -> nn.Module:
             conv=conv,
             kernel_init=cell.init,
         )
+    values: dict[str, Any] = {
+        "width": cell.width,
+        "classes": classes,
+        "norm": its.norm,
+        "conv": conv,
+        "kernel_init": cell.init,
+    }
+    if cell.network == "imagenet-resnet":
+        if cell.depth not in IMAGENET_RESNETS:
+            raise InputError(f"ImageNet's residual networks have 18 or 50 layers, not {cell.depth}")
+        return IMAGENET_RESNETS[cell.depth](**values)
     blocks, rest = divmod(cell.depth - 2, 6)
     if rest or not blocks:
         raise InputError(f"residual networks have 8, 14, 20, ... layers, not {cell.depth}")
-    return ResNet(
-        (blocks,) * 3,
-        width=cell.width,
-        classes=classes,
-        norm=its.norm,
-        conv=conv,
-        kernel_init=cell.init,
-    )
+    return ResNet((blocks,) * 3, **values)
 
 
 def crops(cell: Cell, image: Shape) -> Augmentation | None:
     """The random crops and flips that a cell trains on: those of its network's paper.
 
     Of images of 32 pixels, ENorm's authors crop 28 from an image padded by 2, He et al. 32 from
-    one padded by 4; here in these proportions, whatever the size.
+    one padded by 4, and of ImageNet's 256 pixels 224; here in these proportions, whatever the
+    size.
 
     Args:
       cell: the cell.
@@ -126,6 +134,8 @@ def crops(cell: Cell, image: Shape) -> Augmentation | None:
     size = min(image[:2])
     if cell.network == "conv":
         return Augmentation(pad=size // 16, crop=size * 7 // 8)
+    if cell.network == "imagenet-resnet":
+        return Augmentation(pad=0, crop=size * 7 // 8)
     return Augmentation(pad=size // 8)
 
 

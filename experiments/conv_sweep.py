@@ -1,12 +1,13 @@
-"""Test accuracy of the convolutional network of ENorm's authors on CIFAR-10, by method.
+"""Test accuracy of convolutional networks, by method: that of ENorm's authors, and ResNets.
 
     python experiments/conv_sweep.py --width 0.25 --train-images 10240 --epochs 20 --seeds 3
 
 trains it at a quarter of its channels on the first 10,240 images, some hours on 2 cores. Without
 these four flags it is the published network and protocol (128 epochs of 50,000 random crops,
 momentum 0.9, rate 0.05), which wants a GPU; --dry-run tells operations and time of either. ENorm
-rescales the momentum with the weights, at c = 1.1. Stopped at any moment, the same command goes
-on. Every cell leaves a JSON file in --out; a table and a figure close the run.
+rescales the momentum with the weights, at c = 1.1. ResNets have --network resnet for CIFAR-10 and
+imagenet-resnet for ImageNet. Stopped at any moment, the same command goes on. Every cell leaves a
+JSON file in --out; a table and a figure close the run.
 """
 
 import functools
@@ -17,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from enorm_jax import cli, parse
-from enorm_jax.cell import Cell
+from enorm_jax.cell import Cell, Network
 from enorm_jax.cost import fastest_conv_precision
 from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import GROUPS, make_method
@@ -27,6 +28,13 @@ from enorm_jax.results import read_results
 from enorm_jax.summary import conv_summary
 from fc_cells import run_arguments
 from train_cells import train
+
+# Layers, and channels of the first, as published.
+SIZES: dict[Network, tuple[int, int]] = {
+    "conv": (CONV_LAYERS, CONV_WIDTH),
+    "resnet": (20, 16),
+    "imagenet-resnet": (50, 64),
+}
 
 
 def parser() -> cli.Parser:
@@ -40,10 +48,22 @@ def parser() -> cli.Parser:
     )
     p.add_argument("--seeds", type=parse.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(
+        "--network",
+        choices=[*SIZES],
+        default="conv",
+        help="that of ENorm's authors, or residual ones for CIFAR-10 and for ImageNet",
+    )
+    p.add_argument(
+        "--depth",
+        type=parse.positive_int,
+        help="layers: 9 of conv, 20 or 8, 14, 26, ... of resnet, 50 or 18 of imagenet-resnet",
+    )
+    p.add_argument(
         "--width",
         type=parse.positive_float,
         default=1.0,
-        help="multiplies the published numbers of channels, 128 to 320",
+        help="multiplies the published numbers of channels: from 128 of conv, 16 of resnet, 64 of "
+        "imagenet-resnet",
     )
     p.add_argument(
         "--train-images", type=parse.positive_int, metavar="N", help="train on the first N images"
@@ -71,8 +91,8 @@ def parser() -> cli.Parser:
         "--norm-after",
         choices=["published", "all"],
         default="published",
-        help="which convolutions a normalization follows: the third and the sixth, or all but the "
-        "last",
+        help="which convolutions of conv a normalization follows: the third and the sixth, or all "
+        "but the last",
     )
     p.add_argument(
         "--of-norms",
@@ -118,15 +138,17 @@ def fastest(channels: int, batch: int) -> Callable[[], Precision]:
 
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, in the order of the methods."""
-    width = round(args.width * CONV_WIDTH)
+    layers, channels = SIZES[args.network]
+    width = round(args.width * channels)
     if width < 1:
-        raise cli.InputError(f"--width {args.width:g} leaves no channel: choose at least 0.01")
+        least = 1 / channels
+        raise cli.InputError(f"--width {args.width:g} leaves no channel: choose at least {least:g}")
     return [
         Cell(
             experiment="conv",
             dataset=args.dataset,
             method=method,
-            depth=CONV_LAYERS,
+            depth=args.depth or layers,
             width=width,
             bias=False,
             epochs=args.epochs,
@@ -141,10 +163,10 @@ def cells(args: Any) -> list[Cell]:
             train_images=args.train_images,
             groups=args.groups if its.grouped else GROUPS,
             of_norms=bool(args.of_norms and its.equalize and its.norm),
-            network="conv",
+            network=args.network,
             momentum=args.momentum,
             augment=args.augment,
-            norm_after=args.norm_after if its.norm else "published",
+            norm_after=args.norm_after if its.norm and args.network == "conv" else "published",
         )
         for method in args.method
         for its in [make_method(method)]
@@ -156,14 +178,15 @@ def main() -> None:
     """Runs the command."""
     args = parser().parse_args()
     console = Console()
-    channels = max(1, round(2 * args.width * CONV_WIDTH))  # in the middle of the network
+    # In the middle of the network.
+    channels = max(1, round(2 * args.width * SIZES[args.network][1]))
     wanted = train(args, cells, console, fastest=fastest(channels, args.batch_size))
     if args.dry_run:
         return
     console.print(conv_summary(wanted, args.out))
     from enorm_jax.conv_plots import accuracy_over_epochs  # a second that workers need not spend
 
-    stem: Path = args.out / f"conv_{args.dataset}"
+    stem: Path = args.out / f"{args.network.replace('-', '_')}_{args.dataset}"
     paths = accuracy_over_epochs(wanted, read_results(args.out), stem)
     console.print(f"figure: {paths[1]}", soft_wrap=True, highlight=False)
 

@@ -30,6 +30,7 @@ def run(run_script, monkeypatch, tmp_path):
         ("conv_sweep.py", ["--method", "path-sgd", *SMALL], "a chain of dense layers"),
         ("conv_sweep.py", ["--dataset", "digits", "--width", "0.001"], "leaves no channel"),
         ("conv_sweep.py", ["--epoch", "3"], "did you mean --epochs?"),
+        ("conv_sweep.py", ["--network", "resnet", "--depth", "9", *SMALL], "8, 14, 20"),
         ("micro_batch.py", ["--train-images", "2000", *TINY], "more than the 1437 of digits"),
         ("micro_batch.py", ["--train-images", "32", *TINY], "more than the 32 training images"),
         ("micro_batch.py", ["--train-images", "64", *TINY, "--groups", "8"], "choose 4"),

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from enorm_jax import enorm_step_with_state, networks, program, stepwise
+from enorm_jax.augment import Augmentation
 from enorm_jax.cell import Cell
 from enorm_jax.errors import InputError
 from enorm_jax.recipe import hyperparameters, init_states
@@ -153,6 +154,24 @@ def test_enorm_rescales_momentum_against_weights(blobs, rng):
     assert changed == 9
 
 
+@pytest.mark.parametrize(("depth", "millions"), [(18, 11.7), (50, 25.6)])
+def test_full_size_imagenet_is_cropped_and_classified_by_its_residual_networks(depth, millions):
+    """Of as many parameters as published."""
+    cell = dataclasses.replace(
+        CONV, network="imagenet-resnet", depth=depth, width=64, method="bn", c=None
+    )
+    image = (256, 256, 3)
+    assert networks.crops(cell, image) == Augmentation(pad=0, crop=224)
+    crop = jax.ShapeDtypeStruct((1, *networks.input_shape(cell, image)), jnp.float32)
+    model = networks.build(cell, 1000)
+    logits, variables = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False), crop
+    )
+    assert logits.shape == (1, 1000)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert round(count / 1e6, 1) == millions
+
+
 def test_equal_networks_share_a_program(blobs):
     faster = dataclasses.replace(CONV, learning_rate=0.1, seeds=(3,))
     assert recipe_of(CONV, blobs) == recipe_of(faster, blobs)
@@ -203,6 +222,7 @@ def test_with_of_norms_enorm_leaves_a_normalized_network_as_it_is(blobs):
     [
         ({"depth": 8}, "has 9 layers: not 8"),
         ({"network": "resnet"}, "8, 14, 20, ... layers, not 9"),
+        ({"network": "imagenet-resnet", "depth": 20}, "18 or 50 layers, not 20"),
         ({"method": "path-sgd", "c": None}, "chain of dense layers"),
         ({"method": "ws+gn", "norm_after": "published"}, "add --norm-after all"),
         ({"network": "fc", "method": "path-sgd"}, "takes no momentum"),
