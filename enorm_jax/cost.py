@@ -17,7 +17,7 @@ from enorm_jax.convolution import conv_general_dilated_bfloat16
 from enorm_jax.data import Dataset
 from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.program import fits
-from enorm_jax.stepwise import AHEAD
+from enorm_jax.stepwise import AHEAD, EVALUATION_BATCH
 from enorm_jax.timing import clock, epoch_flops, faster, matmul_rate, memory, parameter_count
 
 
@@ -46,7 +46,7 @@ def epoch_work(cell: Cell, dataset: Dataset) -> float:
 def cell_memory(cell: Cell, dataset: Dataset, runs: int) -> tuple[float, float]:
     """Device memory of a cell with a number of seeds, by a count.
 
-    Of a data set that stays on the host (`enorm_jax.program.fits`) some batches count.
+    Of a data set that stays on the host (`enorm_jax.program.fits`) the batches that wait count.
 
     Args:
       cell: the cell.
@@ -57,9 +57,9 @@ def cell_memory(cell: Cell, dataset: Dataset, runs: int) -> tuple[float, float]:
       Bytes of the data, and of all runs.
     """
     images, pixels = len(dataset.train_labels) + len(dataset.test_labels), dataset.train_images[0]
+    one_by_one = jax.default_backend() == "cpu"
     if not fits(dataset):
-        images = (1 + AHEAD) * cell.batch_size
-    on_cpu = jax.default_backend() == "cpu"
+        images, one_by_one = (1 + AHEAD) * max(cell.batch_size, EVALUATION_BATCH), True
     if cell.network == "fc":
         return memory(
             cell.depth,
@@ -68,7 +68,7 @@ def cell_memory(cell: Cell, dataset: Dataset, runs: int) -> tuple[float, float]:
             images,
             batch_size=cell.batch_size,
             runs=runs,
-            at_once=1 if on_cpu else runs,
+            at_once=1 if one_by_one else runs,
         )
     parameters, activations = sizes(*_network(cell, dataset))
     # Weights and momentum before and after an epoch; then of the run that is being trained

@@ -115,10 +115,7 @@ def held_out(dataset: Dataset, fold: str, *, keep_test: bool = False) -> Dataset
       >>> len(parts.train_labels), len(parts.test_labels)
       (1149, 288)
     """
-    part, _, parts = fold.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) and int(parts) > 1):
-        raise ValueError(f"fold must be '0/5' to '4/5' or alike, got {fold!r}")
-    out = np.arange(len(dataset.train_labels)) % int(parts) == int(part)
+    out = _in_fold(fold, len(dataset.train_labels))
     images, labels = dataset.train_images, dataset.train_labels
     rest = dataclasses.replace(dataset, train_images=images[~out], train_labels=labels[~out])
     if keep_test:
@@ -126,6 +123,35 @@ def held_out(dataset: Dataset, fold: str, *, keep_test: bool = False) -> Dataset
             rest, validation_images=images[out], validation_labels=labels[out]
         )
     return dataclasses.replace(rest, test_images=images[out], test_labels=labels[out])
+
+
+def kept(images: int, fold: str) -> int:
+    """How many training images are left when part of them is held out.
+
+    Args:
+      images: number of training images.
+      fold: as for `held_out`.
+
+    Returns:
+      Their number.
+
+    Raises:
+      ValueError: if there is no such fold.
+
+    Example:
+      >>> from enorm_jax.data import kept
+      >>> kept(1437, "0/5")
+      1149
+    """
+    return images - int(_in_fold(fold, images).sum())
+
+
+def _in_fold(fold: str, images: int) -> np.ndarray:
+    """Which of the images are held out, (images,), bool."""
+    part, _, parts = fold.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) and int(parts) > 1):
+        raise ValueError(f"fold must be '0/5' to '4/5' or alike, got {fold!r}")
+    return np.arange(images) % int(parts) == int(part)
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:

@@ -23,10 +23,10 @@ def leave_memory() -> None:
 
 
 def memory_size() -> float:
-    """Bytes of a device's memory that this process may take; on a CPU all of the machine's.
+    """Bytes of a device's memory that this process may take.
 
     Returns:
-      Of the first device of this process.
+      Of the first device of this process; of the machine where the device does not tell, as a CPU.
     """
     stats = jax.local_devices()[0].memory_stats()
     if stats:

@@ -2,18 +2,16 @@
 
 TFDS has small images as ``imagenet_resized``, and ImageNet itself as ``imagenet2012``, from
 archives that its authors give to who asks. Images are decoded once, into files that are mapped
-into memory afterwards, under ``$XDG_CACHE_HOME/enorm_jax``: 3.9 GB at 32 pixels, 15.7 GB at 64,
-which a GPU's memory holds, and 262 GB of full-size images, whose batches go there one by one.
+into memory afterwards, under ``$XDG_CACHE_HOME/enorm_jax`` (``~/.cache/enorm_jax``): 3.9 GB at 32
+pixels, 15.7 GB at 64, and 262 GB of full-size images.
 """
 
 import io
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -21,12 +19,14 @@ import PIL.ImageOps
 from filelock import FileLock
 
 from enorm_jax.compilation import cache_folder
+from enorm_jax.cores import available_cores
 from enorm_jax.prepared import DataNotFoundError, examples, find_prepared, fingerprint
 
 FULL = 224  # as full-size images are called, by the crops that networks see of them
 SIZES = (16, 32, 64, FULL)
 CLASSES = 1000
 SPLITS = {"train": "train", "validation": "test"}  # TFDS's, and ours
+PART = 2000  # images that a thread reads: of all, a thousand files would be open at the end
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def read_imagenet(size: int, data_dir: Path | None) -> dict[str, np.ndarray]:
       ``test_images``, ``test_labels``: the 50,000 of the validation set.
 
     Raises:
-      DataNotFoundError: if it is nowhere.
-      OSError: if the cache cannot be written.
+      DataNotFoundError: if it is nowhere, or has no validation set.
+      OSError: if the cache cannot be written, or an image not be decoded.
     """
     name = "imagenet2012" if size == FULL else f"imagenet_resized/{size}x{size}"
     prepared = find_prepared(name, data_dir)
@@ -70,39 +70,62 @@ def read_imagenet(size: int, data_dir: Path | None) -> dict[str, np.ndarray]:
 
 def _decode(prepared: Path, side: int, folder: Path) -> None:
     """Writes a folder of arrays, which appears when it is whole."""
+    counts = {split: len(examples(prepared, split)) for split in SPLITS}
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     unfinished.mkdir()
     try:
-        for split, ours in SPLITS.items():
-            source = examples(prepared, split, encoded=["image"])
-            size = len(source) * side**2 * 3 / 1e9
-            logger.info("decoding ImageNet's %s images once, %.1f GB, into %s", ours, size, folder)
-            images = np.lib.format.open_memmap(
-                unfinished / f"{ours}_images.npy", "w+", np.uint8, (len(source), side, side, 3)
-            )
-            labels = np.empty(len(source), np.int32)
-            _fill(source, images, labels)
-            images.flush()
-            np.save(unfinished / f"{ours}_labels.npy", labels)
+        images = {
+            split: _allocated(unfinished / f"{SPLITS[split]}_images.npy", (count, side, side, 3))
+            for split, count in counts.items()
+        }
+        size = sum(array.nbytes for array in images.values()) / 1e9
+        logger.info("decoding ImageNet once, %.1f GB, into %s", size, folder)
+        for split, array in images.items():
+            labels = np.empty(len(array), np.int32)
+            _fill(prepared, split, array, labels)
+            array.flush()
+            np.save(unfinished / f"{SPLITS[split]}_labels.npy", labels)
         os.rename(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
-def _fill(source: Sequence[dict[str, Any]], images: np.ndarray, labels: np.ndarray) -> None:
-    """Decodes all examples, in several threads: Pillow leaves Python to the others meanwhile."""
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """An array of bytes, mapped from a file that has its place on the disk."""
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process, hours later
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(
+                f"{path.name} takes {array.nbytes / 1e9:.1f} GB in {path.parent.parent} "
+                f"({error.strerror}): make room, or set XDG_CACHE_HOME to a larger disk"
+            ) from error
+    return array
 
-    def fill(indices: range) -> None:
-        for index in indices:
+
+def _fill(prepared: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Decodes a split, in several threads: Pillow leaves Python to the others meanwhile."""
+
+    def fill(first: int) -> None:
+        last = min(first + PART, len(labels))
+        source = examples(prepared, f"{split}[{first}:{last}]", encoded=["image"])
+        for index in range(last - first):
             example = source[index]
-            images[index] = _square(example["image"], images.shape[1])
-            labels[index] = example["label"]
+            try:
+                images[first + index] = _square(example["image"], images.shape[1])
+            except OSError as error:
+                raise OSError(
+                    f"image {first + index} of {split} in {prepared} cannot be decoded ({error}): "
+                    "let TFDS prepare it again"
+                ) from error
+            labels[first + index] = example["label"]
 
-    parts = [range(len(source))[first : first + 500] for first in range(0, len(source), 500)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(fill, parts):  # a failure here cancels the others
+    with ThreadPoolExecutor(len(available_cores()) or None) as pool:
+        for _ in pool.map(fill, range(0, len(labels), PART)):  # a failure cancels the others
             pass
 
 

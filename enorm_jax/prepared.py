@@ -51,14 +51,20 @@ def examples(prepared: Path, split: str, encoded: Sequence[str] = ()) -> Sequenc
 
     Args:
       prepared: from `find_prepared`.
-      split: its name.
+      split: its name, or a part of it as TFDS writes it: ``"train[100:200]"``.
       encoded: features that are left as the bytes of their files.
 
     Returns:
-      The examples; several threads may read them.
+      The examples, which keep the files open that were read.
+
+    Raises:
+      DataNotFoundError: if there is no such split.
     """
     import tensorflow_datasets as tfds  # takes a second to import
 
-    decoders = {name: tfds.decode.SkipDecoding() for name in encoded} or None
     builder = tfds.builder_from_directory(prepared)
+    name = split.partition("[")[0]
+    if name not in builder.info.splits:
+        raise DataNotFoundError(f"{prepared} has no split {name!r}: let TFDS prepare all of it")
+    decoders = {feature: tfds.decode.SkipDecoding() for feature in encoded} or None
     return builder.as_data_source(split=split, decoders=decoders)

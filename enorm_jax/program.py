@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from enorm_jax.data import Dataset
@@ -47,9 +48,10 @@ def compile_program(
     """Compiles initialization, an epoch and an evaluation, each under `vmap` over runs.
 
     The arrays of the data set go to the device here, once, as uint8; or they stay on the host and
-    go there batch by batch, one run being trained after another. With several devices, runs are
-    shared out among them, or each batch with the recipe's mesh. Learning rate, c and weight decay
-    are traced: one program serves all their values.
+    go there batch by batch: then one run is trained after another, on one device unless the
+    recipe has a mesh. Else, with several devices, runs are shared out among them, or each batch
+    with the recipe's mesh. Learning rate, c and weight decay are traced: one program serves all
+    their values.
 
     Args:
       recipe: static part of the program.
@@ -64,6 +66,8 @@ def compile_program(
     start = time.perf_counter()
     if stream is None:
         stream = not fits(dataset)
+        if recipe.mesh is not None:  # processes must agree, whatever their memory
+            stream = bool(multihost_utils.broadcast_one_to_all(np.bool_(stream)))
     by_steps = stream or (recipe.convolutional and jax.default_backend() == "cpu")
     mesh = recipe.mesh or runs_mesh(1 if by_steps else runs)
 

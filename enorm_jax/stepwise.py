@@ -4,9 +4,10 @@ Convolutions on a CPU want it: inside a loop of a program, `lax.scan` or `lax.ma
 backend computes them some thirty times as slowly as outside
 (https://github.com/jax-ml/jax/issues/12868). Images that do not fit into a device's memory want
 it too: they stay on the host, and each batch goes to the device while it computes the step before.
-The functions here take the same arguments as `train_runs` and `evaluate_runs`, and do the same.
+The functions here do the same as `train_runs` and `evaluate_runs`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,8 @@ from enorm_jax.recipe import Recipe, TrainState
 from enorm_jax.training import Carry, epoch_key, first_carry, last_state, step_of_epoch
 
 EVALUATION_BATCH = 250  # activations of more would leave a CPU's caches
-AHEAD = 2  # steps that the host is ahead of the device
-Images = jax.Array | np.ndarray  # on the device, or on the host
+AHEAD = 2  # steps that may wait for the device: more batches could fill its memory
+Images = jax.Array | np.ndarray  # on the device, or on the host: the same in all calls
 
 
 def compile_training(
@@ -39,8 +40,8 @@ def compile_training(
       states: of R runs; only shapes matter, as in all that follow.
       seeds: (R,), uint32.
       epoch: number of the epoch, int32.
-      images: (N, height, width, channels), uint8.
-      labels: (N,), integers.
+      images: (N, height, width, channels), uint8; whether they lie on the device matters too.
+      labels: (N,), integers, where the images are.
 
     Returns:
       Function of states, seeds, epoch, images and labels to the states after the epoch and the
@@ -62,14 +63,12 @@ def compile_training(
     begin = _compiled(recipe, start, *shapes)
     carry, key, order = everywhere(jax.eval_shape(start, *shapes))
     first = jax.ShapeDtypeStruct((), order.dtype, sharding=order.sharding)
+    gathers = {size: _gather(recipe, size, images, labels) for size in dict.fromkeys(sizes)}
     steps = {
-        size: _compiled(
-            recipe, step, carry, key, first, *_batch(everywhere, size, images, labels), donate=(0,)
-        )
-        for size in dict.fromkeys(sizes)
+        size: _compiled(recipe, step, carry, key, first, *gather.shapes, donate=(0,))
+        for size, gather in gathers.items()
     }
     end = _compiled(recipe, lambda carry: last_state(recipe, carry), carry)
-    gather = _gather(recipe, images)
 
     def train(
         states: TrainState, seeds: jax.Array, epoch: jax.Array, images: Images, labels: Images
@@ -78,12 +77,11 @@ def compile_training(
         for run in range(len(seeds)):
             carry, key, order = begin(_run(states, run), seeds[run], epoch)
             parts = np.split(jax.device_get(order), np.cumsum(sizes)[:-1])
-            of_run = []
+            of_run: list[jax.Array] = []
             for size, index in zip(sizes, parts, strict=True):
-                carry, loss = steps[size](carry, key, index[0], *gather(index, images, labels))
-                of_run.append(loss)
-                if len(of_run) > AHEAD:  # else batches that wait could fill the device's memory
-                    of_run[-AHEAD].block_until_ready()
+                batch = gathers[size].fetch(index, images, labels)
+                carry, loss = steps[size](carry, key, index[0], *batch)
+                _queue(of_run, loss)
             after.append(end(carry))
             losses.append(jax.device_get(of_run))
         return _stacked(after), np.array(losses, np.float32)
@@ -99,26 +97,26 @@ def compile_evaluation(
     Args:
       recipe: static part of the program.
       states: of R runs; only shapes matter, as in all that follow.
-      images: (M, height, width, channels), uint8.
-      labels: (M,), integers.
+      images: (M, height, width, channels), uint8; whether they lie on the device matters too.
+      labels: (M,), integers, where the images are.
 
     Returns:
       Function of states, images and labels to loss and accuracy, (R,), and norms, (R, layers).
     """
     count = len(labels)
-    parts = np.split(np.arange(count), range(EVALUATION_BATCH, count, EVALUATION_BATCH))
+    firsts = range(EVALUATION_BATCH, count, EVALUATION_BATCH)
+    parts = np.split(np.arange(count, dtype=np.int32), firsts)
 
     def totals(state: TrainState, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
         return batch_totals(recipe, state, images, labels)
 
-    everywhere = _everywhere(recipe)
-    state = everywhere(_one_of(states))
+    state = _everywhere(recipe)(_one_of(states))
+    sizes = dict.fromkeys(len(index) for index in parts)
+    gathers = {size: _gather(recipe, size, images, labels) for size in sizes}
     of_size = {
-        size: _compiled(recipe, totals, state, *_batch(everywhere, size, images, labels))
-        for size in {len(index) for index in parts}
+        size: _compiled(recipe, totals, state, *gather.shapes) for size, gather in gathers.items()
     }
     norms = _compiled(recipe, lambda state: kernel_norms(state.params), state)
-    gather = _gather(recipe, images)
 
     def test(
         states: TrainState, images: Images, labels: Images
@@ -126,7 +124,10 @@ def compile_evaluation(
         found = []
         for run in range(len(states.hyper.c)):
             state = _run(states, run)
-            sums = [of_size[len(part)](state, *gather(part, images, labels)) for part in parts]
+            sums: list[Any] = []
+            for index in parts:
+                batch = gathers[len(index)].fetch(index, images, labels)
+                _queue(sums, of_size[len(index)](state, *batch))
             loss, hits = np.array(jax.device_get(sums), np.float64).sum(axis=0) / count
             found.append((jnp.float32(loss), jnp.float32(hits), norms(state)))
         return _stacked(found)
@@ -134,15 +135,32 @@ def compile_evaluation(
     return test
 
 
-def _gather(recipe: Recipe, images: Images) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """What brings the images and labels of some indices together on the device."""
-    sharding = None if recipe.mesh is None else devices.everywhere(recipe.mesh)
+@dataclasses.dataclass(frozen=True)
+class _Gather:
+    """Brings the images and labels of a batch's indices together on the device.
 
-    def on_device(index: Any, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+    Attributes:
+      shapes: of images and labels.
+      fetch: function of indices, all images and all labels.
+    """
+
+    shapes: Any
+    fetch: Callable[[Any, Images, Images], Any]
+
+
+def _gather(recipe: Recipe, size: int, images: Images, labels: Images) -> _Gather:
+    """What gathers batches of one size, shared out among the devices of a mesh if it can be."""
+    mesh, sharding = recipe.mesh, None
+    if mesh is not None:
+        even = size % mesh.size == 0
+        sharding = devices.by_image(mesh) if even else devices.everywhere(mesh)
+    shapes = [
+        jax.ShapeDtypeStruct((size, *array.shape[1:]), array.dtype, sharding=sharding)
+        for array in (images, labels)
+    ]
+
+    def of_index(index: Any, images: Any, labels: Any) -> Any:
         return images[index], labels[index]
-
-    def from_host(index: Any, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
-        return put(images[index]), put(labels[index])
 
     def put(array: np.ndarray) -> jax.Array:
         if sharding is None:
@@ -151,13 +169,16 @@ def _gather(recipe: Recipe, images: Images) -> Callable[..., tuple[jax.Array, ja
         return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
 
     if isinstance(images, np.ndarray):
-        return from_host
-    return jax.jit(on_device, out_shardings=sharding)
+        return _Gather(shapes, lambda *of: [put(array) for array in of_index(*of)])
+    arguments = _everywhere(recipe)((jax.ShapeDtypeStruct((size,), jnp.int32), images, labels))
+    return _Gather(shapes, jax.jit(of_index, out_shardings=sharding).lower(*arguments).compile())
 
 
-def _batch(everywhere: Callable[[Any], Any], size: int, *arrays: Images) -> Any:
-    """The shapes of a batch."""
-    return everywhere([jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in arrays])
+def _queue(results: list[Any], result: Any) -> None:
+    """Adds a result that the device may still be computing, and waits for an older one."""
+    results.append(result)
+    if len(results) > AHEAD:
+        jax.block_until_ready(results[-1 - AHEAD])
 
 
 def _everywhere(recipe: Recipe) -> Callable[[Any], Any]:

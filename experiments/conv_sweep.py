@@ -186,7 +186,7 @@ def main() -> None:
     console.print(conv_summary(wanted, args.out))
     from enorm_jax.conv_plots import accuracy_over_epochs  # a second that workers need not spend
 
-    stem: Path = args.out / f"{args.network.replace('-', '_')}_{args.dataset}"
+    stem: Path = args.out / f"{wanted[0].size}_{args.dataset}"
     paths = accuracy_over_epochs(wanted, read_results(args.out), stem)
     console.print(f"figure: {paths[1]}", soft_wrap=True, highlight=False)
 

@@ -94,9 +94,9 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
     p.add_argument(
         "--precision",
         choices=[*PRECISIONS, "auto"],
-        default="float32",
+        default="auto",
         help="of the products' operands; auto goes on in that of what --out holds, else takes "
-        "what this device is faster at",
+        "what this device is faster at, or float32 if others train",
     )
     p.add_argument(
         "--groups",

@@ -15,7 +15,6 @@ from enorm_jax import cli, data, networks
 from enorm_jax.cell import Cell, without_done_seeds
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.cost import cell_memory, cell_rate, epoch_work
-from enorm_jax.data import held_out
 from enorm_jax.devices import leave_memory, memory_size
 from enorm_jax.display import Display, title
 from enorm_jax.distributed import from_first, join, leads
@@ -23,6 +22,7 @@ from enorm_jax.executors import Executor
 from enorm_jax.jobs import Job, load_once
 from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import make_method
+from enorm_jax.program import fits
 from enorm_jax.results import read_results
 from enorm_jax.storage import Folder, check_writable
 from enorm_jax.sweep import progress
@@ -116,7 +116,8 @@ def choose_precision(
     done = [
         result["precision"]
         for result in read_results(out)
-        if (result["experiment"], result["dataset"]) == (one.experiment, one.dataset)
+        if (result["experiment"], result["dataset"], result.get("network", "fc"))
+        == (one.experiment, one.dataset, one.network)
     ]
     counts = {
         name: done.count(name)
@@ -135,7 +136,12 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bo
     """Refuses what no network could train on."""
     images: dict[str | None, int] = {None: len(dataset.train_labels)}
     for fold in {cell.fold for cell in wanted if cell.fold}:
-        images[fold] = len(held_out(dataset, fold).train_labels)
+        images[fold] = data.kept(len(dataset.train_labels), fold)
+        if not fits(dataset):
+            raise cli.InputError(
+                f"holding images of {dataset.name} out would copy the others, more than memory "
+                "holds: choose smaller ones"
+            )
     for cell in wanted:
         check_size(cell, images[cell.fold], one_image)
         check_groups(cell, dataset)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import conv_sweep
 import micro_batch
 
 SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
@@ -64,9 +65,26 @@ def test_a_conv_sweep_leaves_cells_a_table_and_a_figure_and_is_then_done(run, tm
     result = json.loads(path.read_text())
     named = {name: result[name] for name in ("network", "momentum", "c", "augment", "width")}
     assert named == {"network": "conv", "momentum": 0.9, "c": 1.1, "augment": True, "width": 8}
-    assert "conv_digits.png" in out
-    assert (tmp_path / "conv_digits.png").stat().st_size > 1000
+    assert "conv09_digits.png" in out
+    assert (tmp_path / "conv09_digits.png").stat().st_size > 1000
     assert "1 of 1 cells done before" in run("conv_sweep.py", "--method", "enorm", *short)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "width"),
+    [
+        ([], "conv09", 128),
+        (["--network", "resnet"], "resnet20", 16),
+        (["--network", "imagenet-resnet", "--width", "0.5"], "imagenet-resnet50", 32),
+        (["--network", "imagenet-resnet", "--depth", "18"], "imagenet-resnet18", 64),
+    ],
+    ids=str,
+)
+def test_networks_have_the_published_size_unless_told(arguments, size, width):
+    arguments = [*arguments, "--method", "ws+gn", "--norm-after", "all"]
+    (cell,) = conv_sweep.cells(conv_sweep.parser().parse_args(arguments))
+    assert (cell.size, cell.width) == (size, width)
+    assert cell.norm_after == ("all" if cell.network == "conv" else "published")
 
 
 def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():

@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -196,21 +198,37 @@ def test_of_full_size_imagenet_the_middle_is_read_at_256_pixels(tmp_path):
     np.testing.assert_allclose(found.train_images[3], 77, atol=1)
 
 
-def test_of_a_decoding_that_fails_nothing_is_left(tmp_path, seven, monkeypatch):
+def full(descriptor, offset, length):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("fault", ["damaged", "full"])
+def test_of_a_decoding_that_fails_nothing_is_left(tmp_path, seven, monkeypatch, fault):
     images, labels = seven
     files = [encoded(image) for image in images]
-    prepare_imagenet(tmp_path, "imagenet_resized/16x16", files, labels)
-
-    def full(encoded, side):
-        raise OSError("no space left")
-
+    spoilt = [*files[:6], files[6][:50]] if fault == "damaged" else files
+    prepare_imagenet(tmp_path / fault, "imagenet_resized/16x16", spoilt, labels)
     cache = tmp_path / "cache" / "enorm_jax"
     with monkeypatch.context() as patch:
-        patch.setattr(imagenet, "_square", full)
-        with pytest.raises(OSError, match="no space"):
-            data.load("imagenet16", tmp_path)
+        if fault == "full":
+            patch.setattr(os, "posix_fallocate", full)
+        line = {"damaged": "image 1 of validation .* again", "full": "No space .* XDG_CACHE_HOME"}
+        with pytest.raises(OSError, match=line[fault]):
+            data.load("imagenet16", tmp_path / fault)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
+    prepare_imagenet(tmp_path, "imagenet_resized/16x16", files, labels)
     assert len(data.load("imagenet16", tmp_path).train_labels) == 5
+
+
+def test_a_missing_split_is_named_before_anything_is_decoded(tmp_path, seven, monkeypatch):
+    images, labels = seven
+    prepare_imagenet(tmp_path, "imagenet2012", [encoded(image) for image in images], labels)
+    (info,) = tmp_path.rglob("dataset_info.json")
+    known = json.loads(info.read_text())
+    info.write_text(json.dumps(known | {"splits": known["splits"][:1]}))
+    monkeypatch.setattr(imagenet, "_square", None)
+    with pytest.raises(DataNotFoundError, match="no split 'validation': let TFDS prepare all"):
+        data.load("imagenet224", tmp_path)
 
 
 def test_without_imagenet_one_line_says_how_to_prepare_it(tmp_path):

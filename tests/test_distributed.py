@@ -52,7 +52,7 @@ import sys
 from pathlib import Path
 import jax
 import jax.numpy as jnp
-from enorm_jax import stepwise
+from enorm_jax import program, stepwise
 from enorm_jax.data import load
 from enorm_jax.program import train_runs
 from enorm_jax.sweep import recipe_of
@@ -63,6 +63,8 @@ stepwise.EVALUATION_BATCH = EVALUATION_BATCH
 assert jax.device_count() == 4
 for cell in (DENSE, RESNET):
     job(Path(sys.argv[1]), together=True).run(cell, Log())
+program.memory_size = lambda: 0  # batches then come from the host, by and by to each device its own
+job(Path(sys.argv[2]), together=True).run(DENSE, Log())
 
 # Each device has seen a fourth of a batch, and gradients were added up.
 digits = load("digits")
@@ -84,11 +86,13 @@ def test_four_devices_that_share_each_batch_train_as_one(tmp_path, alone):
     paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "experiments"))
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(
-        [sys.executable, "-c", FOUR_DEVICES, str(tmp_path)],
+        [sys.executable, "-c", FOUR_DEVICES, str(tmp_path / "there"), str(tmp_path / "streamed")],
         capture_output=True, text=True, env=os.environ | flags | {"PYTHONPATH": paths},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for result in read_results(tmp_path):
+    results = [*read_results(tmp_path / "there"), *read_results(tmp_path / "streamed")]
+    assert len(results) == 3
+    for result in results:
         assert result["device"]["count"] == 4
         same(result, alone[result["network"]])
 

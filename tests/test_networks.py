@@ -96,8 +96,9 @@ def test_step_by_step_is_the_epoch_in_one_program(blobs):
     chex.assert_trees_all_close(after, want, rtol=2e-3, atol=1e-6)
 
 
-def test_batches_from_the_host_train_the_same_network_bit_by_bit(blobs):
-    its = small(dataclasses.replace(RESNET, batch_size=30), blobs)  # a last batch of 16
+def test_batches_from_the_host_train_the_same_network_bit_by_bit(blobs, monkeypatch):
+    monkeypatch.setattr(stepwise, "EVALUATION_BATCH", 6)  # 20 images: 6 + 6 + 6 + 2
+    its = small(dataclasses.replace(RESNET, batch_size=10), blobs)  # 46: a last batch of 6
     hyper = hyperparameters(2, learning_rate=0.05, c=1.1, weight_decay=1e-3)
     held = dataclasses.replace(
         blobs, validation_images=blobs.test_images[:7], validation_labels=blobs.test_labels[:7]

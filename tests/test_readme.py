@@ -46,4 +46,7 @@ def test_the_example_of_other_normalizations_trains_on_one_image():
 
 def test_what_it_links_to_is_there():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+        name, _, anchor = target.partition("#")
+        path = Path(__file__).parents[1] / name
+        assert path.exists(), target
+        assert not anchor or f'id="{anchor}"' in path.read_text(), target

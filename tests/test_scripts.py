@@ -74,6 +74,16 @@ def test_a_sweep_goes_on_in_the_precision_that_it_began_in(run_script, tmp_path,
     assert "products in float32, since other machines train" in elsewhere
 
 
+def test_nothing_is_held_out_of_data_that_would_be_copied_into_all_memory(
+    run_script, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("enorm_jax.program.memory_size", lambda: 1000)
+    best = ["--method", "baseline", "--depths", "1", "--select", "best", "--out", tmp_path, *SMALL]
+    status, _, err = run_script(SWEEP, *best, "--dry-run")
+    assert status == 2
+    assert "holding images of digits out would copy the others" in err
+
+
 def test_divergence_ends_cleanly_with_a_table_that_says_so(run_script, tmp_path):
     lost = ["--method", "baseline", "--depths", "1", "--lr", "1e30", *SMALL]
     status, out, err = run_script(SWEEP, *lost, "--out", tmp_path)

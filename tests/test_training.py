@@ -115,6 +115,21 @@ def test_runs_in_parallel_equal_runs_one_by_one(blobs):
         np.testing.assert_allclose(together.losses[run], alone.losses[0], rtol=1e-3)
 
 
+def test_batches_from_the_host_train_as_data_on_the_device(blobs, monkeypatch):
+    """There an epoch is one program, here each of its six steps."""
+    monkeypatch.setattr("enorm_jax.stepwise.EVALUATION_BATCH", 6)  # 20 images: 6 + 6 + 6 + 2
+    recipe = make_recipe(blobs, "enorm+bn")
+    resident, streamed = (
+        list(fit(compile_program(recipe, blobs, 2, stream=stream), [0, 1], make_hyper(2), epochs=2))
+        for stream in (False, True)
+    )
+    for there, here in zip(resident, streamed, strict=True):
+        np.testing.assert_allclose(here.losses, there.losses, rtol=1e-3)
+        np.testing.assert_allclose(here.test_loss, there.test_loss, rtol=1e-3)
+        np.testing.assert_array_equal(here.test_accuracy, there.test_accuracy)
+    chex.assert_trees_all_close(streamed[-1].states, resident[-1].states, rtol=1e-3, atol=1e-4)
+
+
 def test_learning_rate_falls_linearly_by_epoch(blobs):
     """At the last epoch of n the rate is 1/n of the first's: seen in what a step moves."""
     recipe = make_recipe(blobs, epochs=4)
