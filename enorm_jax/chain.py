@@ -52,7 +52,8 @@ def chain(params: Mapping[str, Any]) -> tuple[str, ...]:
         if params[name]["kernel"].ndim != 2:
             raise ValueError(
                 f"{name}: kernel of shape {params[name]['kernel'].shape} is not (in, out); "
-                "use jax.vmap for a leading axis of seeds"
+                "use jax.vmap for a leading axis of seeds, and the groups of infer_groups for "
+                "convolutions"
             )
     for before, after in itertools.pairwise(names):
         shapes = params[before]["kernel"].shape, params[after]["kernel"].shape
@@ -81,7 +82,8 @@ def _check_order(names: list[str]) -> None:
     if unnumbered:
         raise ValueError(
             f"cannot tell the place of layer {unnumbered[0]!r} among {names}: "
-            "name layers by zero-padded numbers, layer_00, layer_01, ..."
+            "name layers of a dense chain by zero-padded numbers, layer_00, layer_01, ...; of any "
+            "other network, give the groups that infer_groups finds"
         )
     prefixes = {part[1] for part in parts if part}
     numbers = [int(part[2]) for part in parts if part]

@@ -37,8 +37,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     """Keeps a script's own text as written, and adds defaults where they say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
+        if action.default in (None, False) or action.const is False:  # a flag that turns off
             return action.help
+        if isinstance(action.default, list | tuple):
+            values = [f"{v:g}" if isinstance(v, float) else str(v) for v in action.default]
+            shown = ",".join(values)
+            return f"{action.help} (default: {shown})" if shown else action.help
         return super()._get_help_string(action)
 
 

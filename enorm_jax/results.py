@@ -83,7 +83,7 @@ def provenance() -> dict[str, Any]:
 
     Returns:
       Dictionary with ``versions``, ``device``, ``commit`` (None outside a git checkout;
-      ends in ``+changes`` if the package's or the experiments' files differ from it), ``date``.
+      ends in ``+changes`` if the package or the experiments' code differ from it), ``date``.
     """
     device = jax.devices()[0]
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -181,7 +181,7 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
-        code = ("enorm_jax", "experiments", ":!experiments/results")
+        code = ("enorm_jax", "experiments/*.py")
         changed = git("status", "--porcelain", "--", *code)
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +180,15 @@ def check_groups(cell: Cell, dataset: data.Dataset) -> None:
     if make_method(cell.method).grouped and any(n % cell.groups for n in units):
         near = near_divisors(math.gcd(*units), cell.groups)
         raise cli.InputError(
-            f"--groups {cell.groups} does not divide the {' and '.join(map(str, units))} {what} "
+            f"--groups {cell.groups} does not divide the {listed(units)} {what} "
             f"of a layer: choose {' or '.join(map(str, near))}"
         )
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Numbers in words: ``4, 8 and 16``."""
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def near_divisors(units: int, groups: int) -> list[int]:
@@ -221,7 +227,8 @@ def dry_run(
         )
     console.print(table)
     console.print(
-        f"{operations:.3g} floating-point operations, about {total:.0f} minutes left on all cores",
+        f"{operations:.3g} floating-point operations, about {total / 60:.1f} hours left on all "
+        "cores, if they stay as fast as just now",
         highlight=False,
     )
     console.print(room(wanted, dataset, workers), highlight=False)

@@ -54,6 +54,19 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, monk
         parse.new_file(str(path))
 
 
+def test_help_says_defaults_as_one_would_write_them():
+    p = cli.Parser(prog="script", formatter_class=cli.HelpFormatter)
+    p.add_argument("--grid", default=(0.1, 0.05), help="rates")
+    p.add_argument("--methods", default=("bn", "gn"), help="names")
+    p.add_argument("--check", default=(), help="depths")
+    p.add_argument("--no-cache", dest="cache", action="store_false", help="compile again")
+    p.add_argument("--epochs", default=60, help="number")
+    text = p.format_help()
+    for shown in ("rates (default: 0.1,0.05)", "names (default: bn,gn)", "number (default: 60)"):
+        assert shown in text
+    assert text.count("default") == 3
+
+
 def test_an_interruption_ends_at_once_and_says_how_to_go_on(monkeypatch, capsys):
     statuses = []
     monkeypatch.setattr(cli.os, "_exit", statuses.append)
