@@ -75,6 +75,11 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """`everywhere`, or nothing where no devices share a batch."""
+    return None if mesh is None else everywhere(mesh)
+
+
 def over_devices(fn: Callable[..., Any], mesh: Mesh, arguments: int, of_runs: int) -> Any:
     """A function of R runs that every device computes for its own share of them.
 

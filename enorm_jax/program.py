@@ -12,8 +12,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from enorm_jax.compilation import compiled
 from enorm_jax.data import Dataset
-from enorm_jax.devices import by_run, everywhere, memory_size, over_devices, runs_mesh
+from enorm_jax.devices import by_run, everywhere, memory_size, over_devices, replicated, runs_mesh
 from enorm_jax.evaluation import evaluate, kernel_norms
 from enorm_jax.recipe import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 from enorm_jax.stepwise import compile_evaluation, compile_training
@@ -79,8 +80,8 @@ def compile_program(
     hyper = hyperparameters(runs, learning_rate=0.0, c=1.0, weight_decay=0.0)
     seeds, hyper = jax.device_put((jnp.zeros(runs, jnp.uint32), hyper), by_run(mesh))
 
-    compiled = functools.partial(_compiled, recipe, mesh)
-    init = compiled(init_states, seeds, hyper, example, of_runs=2)
+    over_mesh = functools.partial(_over_mesh, recipe, mesh)
+    init = over_mesh(init_states, seeds, hyper, example, of_runs=2)
     states = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_run(mesh)),
         init.out_info,
@@ -90,7 +91,7 @@ def compile_program(
         train, plan = compile_training(recipe, states, seeds, epoch, *data)
     else:
         of_platform = functools.partial(train_runs, platform=platform)
-        train = compiled(of_platform, states, seeds, epoch, *data, of_runs=2, donate=(0,))
+        train = over_mesh(of_platform, states, seeds, epoch, *data, of_runs=2, donate=(0,))
         plan = train.memory_analysis()
     held = plan.temp_size_in_bytes + plan.argument_size_in_bytes
     if by_steps and not stream:  # a step is given a batch, but all of them lie there
@@ -102,7 +103,7 @@ def compile_program(
             test = compile_evaluation(recipe, states, *arrays)
         else:
             of_platform = functools.partial(evaluate_runs, platform=platform)
-            test = compiled(of_platform, states, *arrays, of_runs=1)
+            test = over_mesh(of_platform, states, *arrays, of_runs=1)
         return lambda states: test(states, *arrays)
 
     test, validate = compiled_test(dataset.test_images, dataset.test_labels), None
@@ -136,7 +137,7 @@ def fits(dataset: Dataset) -> bool:
     return dataset.nbytes <= memory_size() / 2
 
 
-def _compiled(
+def _over_mesh(
     recipe: Recipe,
     mesh: Mesh,
     fn: Any,
@@ -145,15 +146,10 @@ def _compiled(
     donate: tuple[int, ...] = (),
 ) -> Any:
     """A function of the recipe and of R runs, compiled for all devices of a mesh."""
-    shared, outputs = functools.partial(fn, recipe), None
+    shared = functools.partial(fn, recipe)
     if recipe.mesh is None:
         shared = over_devices(shared, mesh, len(arguments), of_runs)
-    else:
-        outputs = everywhere(mesh)
-    # Else GPUs would round float32 operands to TF32.
-    with jax.default_matmul_precision("float32"):
-        jitted = jax.jit(shared, donate_argnums=donate, out_shardings=outputs)
-        return jitted.lower(*arguments).compile()
+    return compiled(shared, *arguments, outputs=replicated(recipe.mesh), donate=donate)
 
 
 def train_runs(

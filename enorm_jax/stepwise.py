@@ -8,6 +8,7 @@ The functions here do the same as `train_runs` and `evaluate_runs`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from enorm_jax import devices
+from enorm_jax.compilation import compiled
 from enorm_jax.evaluation import batch_totals, kernel_norms
 from enorm_jax.recipe import Recipe, TrainState
 from enorm_jax.training import Carry, epoch_key, first_carry, last_state, step_of_epoch
@@ -55,20 +57,20 @@ def compile_training(
         order = jax.random.permutation(key, recipe.train_size)
         return first_carry(recipe, state), key, order
 
-    def step(carry: Carry, key: Any, first: Any, images: Any, labels: Any) -> Any:
-        return step_of_epoch(recipe, carry, key, first, images, labels)
-
+    step = functools.partial(step_of_epoch, recipe)
+    end_of_epoch = functools.partial(last_state, recipe)
+    whole = functools.partial(compiled, outputs=devices.replicated(recipe.mesh))
     everywhere = _everywhere(recipe)
     shapes = everywhere((_one_of(states), seeds[0], epoch))
-    begin = _compiled(recipe, start, *shapes)
+    begin = whole(start, *shapes)
     carry, key, order = everywhere(jax.eval_shape(start, *shapes))
     first = jax.ShapeDtypeStruct((), order.dtype, sharding=order.sharding)
     gathers = {size: _gather(recipe, size, images, labels) for size in dict.fromkeys(sizes)}
     steps = {
-        size: _compiled(recipe, step, carry, key, first, *gather.shapes, donate=(0,))
+        size: whole(step, carry, key, first, *gather.shapes, donate=(0,))
         for size, gather in gathers.items()
     }
-    end = _compiled(recipe, lambda carry: last_state(recipe, carry), carry)
+    end = whole(end_of_epoch, carry)
 
     def train(
         states: TrainState, seeds: jax.Array, epoch: jax.Array, images: Images, labels: Images
@@ -107,16 +109,13 @@ def compile_evaluation(
     firsts = range(EVALUATION_BATCH, count, EVALUATION_BATCH)
     parts = np.split(np.arange(count, dtype=np.int32), firsts)
 
-    def totals(state: TrainState, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
-        return batch_totals(recipe, state, images, labels)
-
+    totals = functools.partial(batch_totals, recipe)
+    whole = functools.partial(compiled, outputs=devices.replicated(recipe.mesh))
     state = _everywhere(recipe)(_one_of(states))
     sizes = dict.fromkeys(len(index) for index in parts)
     gathers = {size: _gather(recipe, size, images, labels) for size in sizes}
-    of_size = {
-        size: _compiled(recipe, totals, state, *gather.shapes) for size, gather in gathers.items()
-    }
-    norms = _compiled(recipe, lambda state: kernel_norms(state.params), state)
+    of_size = {size: whole(totals, state, *gather.shapes) for size, gather in gathers.items()}
+    norms = whole(lambda state: kernel_norms(state.params), state)
 
     def test(
         states: TrainState, images: Images, labels: Images
@@ -171,7 +170,7 @@ def _gather(recipe: Recipe, size: int, images: Images, labels: Images) -> _Gathe
     if isinstance(images, np.ndarray):
         return _Gather(shapes, lambda *of: [put(array) for array in of_index(*of)])
     arguments = _everywhere(recipe)((jax.ShapeDtypeStruct((size,), jnp.int32), images, labels))
-    return _Gather(shapes, jax.jit(of_index, out_shardings=sharding).lower(*arguments).compile())
+    return _Gather(shapes, compiled(of_index, *arguments, outputs=sharding))
 
 
 def _queue(results: list[Any], result: Any) -> None:
@@ -183,19 +182,12 @@ def _queue(results: list[Any], result: Any) -> None:
 
 def _everywhere(recipe: Recipe) -> Callable[[Any], Any]:
     """Function from arrays to their shapes, on all devices that share a batch if some do."""
-    sharding = None if recipe.mesh is None else devices.everywhere(recipe.mesh)
+    sharding = devices.replicated(recipe.mesh)
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return lambda tree: jax.tree.map(shape, tree)
-
-
-def _compiled(recipe: Recipe, fn: Any, *arguments: Any, donate: tuple[int, ...] = ()) -> Any:
-    outputs = None if recipe.mesh is None else devices.everywhere(recipe.mesh)
-    jitted = jax.jit(fn, donate_argnums=donate, out_shardings=outputs)
-    with jax.default_matmul_precision("float32"):  # as `compile_program` has it
-        return jitted.lower(*arguments).compile()
 
 
 def _one_of(states: TrainState) -> TrainState:
