@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from enorm_jax.models import INITIALIZERS, Initializer, Norm
+from enorm_jax.pooling import max_pool
 
 Conv = Norm  # called as `nn.Conv` is
 Skip = Literal["identity", "projection", "learned"]
@@ -80,7 +81,7 @@ class FullyConvolutional(nn.Module):
                 x = self.norm(train=train, name=f"norm_{k:02d}")(x)
             x = nn.relu(x)
             if k in (2, 5):
-                x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+                x = max_pool(x)
         return x.mean((1, 2))
 
 
@@ -151,7 +152,7 @@ class ResNet(nn.Module):
         if not self.preactivation:
             x = self._activated(x, train, "stem_norm")
         if self.imagenet:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1

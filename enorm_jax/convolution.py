@@ -11,8 +11,9 @@ from enorm_jax.layers import product, row_major_transpose, to_bfloat16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
-# Channels. Below the first XLA's own float32 convolutions are as fast; below the second a product
-# takes a whole row of the kernel, so that its sums run over enough numbers.
+# Channels. Below the first XLA's own float32 convolutions are as fast, but for the gradient of the
+# kernel; below the second a product takes a whole row of the kernel, so that its sums run over
+# enough numbers.
 NARROW, WIDE = 32, 128
 # Activations in a block of images: what a core's cache holds.
 BLOCK = 100_000
@@ -38,9 +39,9 @@ def conv_general_dilated_bfloat16(
     Sums are float32. It takes what ``flax.linen.Conv(...,
     conv_general_dilated=conv_general_dilated_bfloat16)`` gives it. On a CPU a convolution of
     two images or more, 32 channels or more and stride 1 is a sum over the kernel's positions t, or
-    rows of them, of products of matrices; others, and those on other devices, are XLA's own, of
-    rounded operands. Reverse mode only. `infer_groups` does not look into it: give it the model in
-    float32, whose parameters are the same.
+    rows of them, of products of matrices, and so is every gradient of a kernel; others, and those
+    on other devices, are XLA's own, of rounded operands. Reverse mode only. `infer_groups` does not
+    look into it: give it the model in float32, whose parameters are the same.
 
     Args:
       x: (batch, height, width, in), float32.
@@ -82,14 +83,13 @@ def conv_general_dilated_bfloat16(
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
     rows, columns = ((int(low), int(high)) for low, high in padding)
     strides = int(window_strides[0]), int(window_strides[1])
-    if strides == (1, 1) and min(kernel.shape[2:]) >= NARROW and len(x) > 1:
-        return jax.lax.platform_dependent(
-            x,
-            kernel,
-            cpu=functools.partial(_by_products, (rows, columns)),
-            default=functools.partial(_rounded, ((rows, columns), strides)),
-        )
-    return _rounded(((rows, columns), strides), x, kernel)
+    window = (rows, columns), strides
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_rounded, (window, True)),
+        default=functools.partial(_rounded, (window, False)),
+    )
 
 
 @functools.cache
@@ -116,65 +116,80 @@ Operands = tuple[jax.Array, jax.Array]  # images and kernel
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rounded(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """XLA's own convolution, of rounded operands that stay float32."""
-    return _rounded_forward(window, x, kernel)[0]
+def _rounded(way: tuple[Window, bool], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution, as products of matrices where they pay if it is on a CPU."""
+    return _rounded_forward(way, x, kernel)[0]
 
 
-def _rounded_forward(window: Window, *operands: jax.Array) -> tuple[jax.Array, Operands]:
-    x, kernel = map(_round, operands)
-    return _xla(window, x, kernel), (x, kernel)
+def _rounded_forward(
+    way: tuple[Window, bool], x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, Operands]:
+    window, on_cpu = way
+    if on_cpu and _pays(window, x, kernel):
+        return _products(window[0], x, kernel), (x, kernel)
+    return _xla(window, _round(x), _round(kernel)), (x, kernel)
 
 
-def _rounded_backward(window: Window, operands: Operands, g: jax.Array) -> Operands:
-    return jax.vjp(functools.partial(_xla, window), *operands)[1](_round(g))
+def _rounded_backward(way: tuple[Window, bool], operands: Operands, g: jax.Array) -> Operands:
+    window, on_cpu = way
+    x, kernel = operands
+    if on_cpu and _pays(window, x, kernel):
+        of_x = _products_of_images(window[0], kernel, g)
+    else:
+        xla = functools.partial(_xla, window)
+        of_x = jax.vjp(lambda x: xla(x, _round(kernel)), x)[1](_round(g))[0]
+    if on_cpu:
+        return of_x, _products_of_kernel(window, x, kernel, g)
+    of_kernel = jax.vjp(lambda kernel: xla(_round(x), kernel), kernel)[1](_round(g))[0]
+    return of_x, of_kernel
 
 
 _rounded.defvjp(_rounded_forward, _rounded_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_products(pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution of stride 1 on a CPU: products of matrices, some images at a time."""
-    return _products_forward(pads, x, kernel)[0]
+def _pays(window: Window, x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether products are faster than XLA's convolution; for the kernel's gradient they are."""
+    return window[1] == (1, 1) and min(kernel.shape[2:]) >= NARROW and len(x) > 1
 
 
-def _products_forward(pads: Pads, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
+def _products(pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of stride 1, some images at a time."""
     weights = to_bfloat16(kernel)
 
     def block(x: jax.Array) -> jax.Array:
         return _sum_of_products(to_bfloat16(x, ((0, 0), *pads, (0, 0))), weights)
 
     y = jax.lax.map(block, _blocks(x, _block_size(x, kernel)))
-    return y.reshape(len(x), *y.shape[2:]), (x, kernel)
+    return y.reshape(len(x), *y.shape[2:])
 
 
-def _products_backward(pads: Pads, operands: Operands, g: jax.Array) -> Operands:
-    x, kernel = operands
-    rows, columns, _, outputs = kernel.shape
-    ((above, below), (before, after)) = pads
-    around = (
-        (0, 0),
-        (rows - 1 - above, rows - 1 - below),
-        (columns - 1 - before, columns - 1 - after),
-        (0, 0),
+def _products_of_images(pads: Pads, kernel: jax.Array, g: jax.Array) -> jax.Array:
+    """Its gradient of the images: the convolution of `g` with the kernel turned around."""
+    around = tuple(
+        (size - 1 - low, size - 1 - high)
+        for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)
     )
-    turned = to_bfloat16(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    return _products((around[0], around[1]), g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
 
-    def block(of_taps: jax.Array, operands: Operands) -> tuple[jax.Array, jax.Array]:
+
+def _products_of_kernel(window: Window, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+    """Its gradient of the kernel, at any stride."""
+    pads, strides = window
+    rows, columns, _, outputs = kernel.shape
+
+    def block(of_taps: jax.Array, operands: Operands) -> tuple[jax.Array, None]:
         x, g = operands
         flat = row_major_transpose(to_bfloat16(g).reshape(-1, outputs))
-        taps = _taps(to_bfloat16(x, ((0, 0), *pads, (0, 0))), rows, columns)
-        of_taps += jnp.stack([product(flat, tap) for tap in taps])
-        return of_taps, _sum_of_products(to_bfloat16(g, around), turned)
+        taps = _taps(to_bfloat16(x, ((0, 0), *pads, (0, 0))), rows, columns, strides)
+        return of_taps + jnp.stack([product(flat, tap) for tap in taps]), None
 
     zeros = jnp.zeros(_tap_shape(kernel.shape), jnp.float32)
     size = _block_size(x, kernel)
-    of_taps, of_x = jax.lax.scan(block, zeros, (_blocks(x, size), _blocks(g, size)))
-    return of_x.reshape(x.shape), of_taps.swapaxes(1, 2).reshape(kernel.shape)
-
-
-_by_products.defvjp(_products_forward, _products_backward)
+    if len(x) > 1:
+        of_taps, _ = jax.lax.scan(block, zeros, (_blocks(x, size), _blocks(g, size)))
+    else:
+        of_taps, _ = block(zeros, (x, g))
+    return of_taps.swapaxes(1, 2).reshape(kernel.shape)
 
 
 def _are_images(x: jax.Array, kernel: jax.Array, dimension_numbers: Any) -> bool:
@@ -237,12 +252,17 @@ def _sum_of_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.reshape(y, (len(x), *size, outputs))
 
 
-def _taps(x: jax.Array, rows: int, columns: int) -> list[jax.Array]:
+def _taps(
+    x: jax.Array, rows: int, columns: int, strides: tuple[int, int] = (1, 1)
+) -> list[jax.Array]:
     """What each position of a kernel, or each row of positions, sees of padded images."""
-    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    shifted = [x[:, :, j : j + width] for j in range(columns)]
+    down, right = strides
+    starts_down, starts_right = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    shifted = [x[:, :, j : j + starts_right : right] for j in range(columns)]
     if x.shape[-1] < WIDE:
         shifted = [jnp.concatenate(shifted, axis=-1)]
     return [
-        part[:, i : i + height].reshape(-1, part.shape[-1]) for i in range(rows) for part in shifted
+        part[:, i : i + starts_down : down].reshape(-1, part.shape[-1])
+        for i in range(rows)
+        for part in shifted
     ]
