@@ -1,13 +1,14 @@
-"""Convolutions in bfloat16: on a CPU as matrix products, which its matrix unit is fast at."""
+"""Convolutions that are fast on a CPU: as matrix products, in bfloat16 or in float32."""
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.layers import product, row_major_transpose, to_bfloat16
+from enorm_jax.layers import Precision, product, row_major_transpose, to_bfloat16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -68,8 +69,9 @@ def conv_general_dilated_bfloat16(
       >>> y.shape, variables["params"]["kernel"].dtype
       ((2, 8, 8, 4), dtype('float32'))
     """
-    dilated = any(n != 1 for n in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if dilated or feature_group_count != 1 or not _are_images(x, kernel, dimension_numbers):
+    if not _are_plain_images(x, kernel, lhs_dilation, rhs_dilation, dimension_numbers) or (
+        feature_group_count != 1
+    ):
         raise ValueError(
             "convolutions in bfloat16 are those of images, channels last, neither dilated nor in "
             f"groups; got {x.shape} and {kernel.shape}"
@@ -79,77 +81,192 @@ def conv_general_dilated_bfloat16(
             "convolutions in bfloat16 round float32 operands themselves: leave out dtype=, got "
             f"{x.dtype} and {kernel.dtype}"
         )
-    if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
-    rows, columns = ((int(low), int(high)) for low, high in padding)
-    strides = int(window_strides[0]), int(window_strides[1])
-    window = (rows, columns), strides
+    # TF32, which a GPU takes by default, holds what bfloat16 does.
+    way = _way(x, kernel, window_strides, padding, True, jax.lax.Precision.DEFAULT)
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(_rounded, (window, True)),
-        default=functools.partial(_rounded, (window, False)),
+        cpu=functools.partial(_convolution, dataclasses.replace(way, cpu=True)),
+        default=functools.partial(_convolution, way),
     )
 
 
+def conv_general_dilated_float32(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    r"""`jax.lax.conv_general_dilated` whose gradient of the kernel is fast on a CPU.
+
+    .. math::
+        y_{n p o} = \sum_{t, c} x_{n, p + t, c} \, w_{t c o}, \quad
+        \frac{\partial L}{\partial w_{t c o}}
+        = \sum_{n, p} x_{n, p + t, c} \frac{\partial L}{\partial y_{n p o}}
+
+    It takes what ``flax.linen.Conv(..., conv_general_dilated=conv_general_dilated_float32)`` gives
+    it. XLA's CPU backend takes several times as long for the second sum as for the first; here it
+    is a product of matrices for each position t of the kernel, or row of them, as in
+    `conv_general_dilated_bfloat16`, in reverse mode only. On other devices, and where images are
+    not float32 with channels last, or dilated, or in groups, it is XLA's own. `infer_groups` does
+    not look into it: give it the model with `nn.Conv`, whose parameters are the same.
+
+    Args:
+      x: (batch, height, width, in), or what else `jax.lax.conv_general_dilated` takes.
+      kernel: (rows, columns, in, out).
+      window_strides: of rows and columns.
+      padding: ``"SAME"``, ``"VALID"``, or pairs for rows and columns.
+      lhs_dilation: as for `jax.lax.conv_general_dilated`, as are the rest.
+      rhs_dilation: likewise.
+      dimension_numbers: likewise.
+      feature_group_count: likewise.
+      precision: likewise.
+
+    Returns:
+      (batch, height', width', out).
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> from enorm_jax.convolution import conv_general_dilated_float32
+      >>> layer = nn.Conv(4, (3, 3), conv_general_dilated=conv_general_dilated_float32)
+      >>> layer.init_with_output(jax.random.key(0), jnp.ones((2, 8, 8, 3)))[0].shape
+      (2, 8, 8, 4)
+    """
+    xla = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        precision=precision,
+    )
+    plain = _are_plain_images(x, kernel, lhs_dilation, rhs_dilation, dimension_numbers)
+    if not plain or feature_group_count != 1 or not x.dtype == kernel.dtype == jnp.float32:
+        return xla(x, kernel)
+    way = _way(x, kernel, window_strides, padding, False, precision)
+    by_products = functools.partial(_convolution, dataclasses.replace(way, cpu=True))
+    return jax.lax.platform_dependent(x, kernel, cpu=by_products, default=xla)
+
+
+CONVOLUTIONS: dict[Precision, Callable[..., jax.Array]] = {
+    "float32": conv_general_dilated_float32,
+    "bfloat16": conv_general_dilated_bfloat16,
+}
+
+
 @functools.cache
-def in_bfloat16(conv: Any) -> Any:
-    """A kind of convolution, with its operands rounded to bfloat16.
+def with_convolution(conv: Any, precision: Precision) -> Any:
+    """A kind of convolution, computed by one of this module's functions.
 
     Args:
       conv: called as `nn.Conv` is, such as `WeightStandardizedConv`.
+      precision: of the operands.
 
     Returns:
-      The kind; the same object for the same kind.
+      The kind; the same object for the same arguments.
 
     Example:
       >>> import flax.linen as nn
-      >>> from enorm_jax.convolution import in_bfloat16
-      >>> in_bfloat16(nn.Conv) is in_bfloat16(nn.Conv)
+      >>> from enorm_jax.convolution import with_convolution
+      >>> with_convolution(nn.Conv, "bfloat16") is with_convolution(nn.Conv, "bfloat16")
       True
     """
-    return functools.partial(conv, conv_general_dilated=conv_general_dilated_bfloat16)
+    return functools.partial(conv, conv_general_dilated=CONVOLUTIONS[precision])
 
 
-Window = tuple[Pads, tuple[int, int]]  # padding and strides
 Operands = tuple[jax.Array, jax.Array]  # images and kernel
 
 
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """How to convolve.
+
+    Attributes:
+      pads: before and after rows and columns.
+      strides: of rows and columns.
+      bfloat16: whether operands are rounded.
+      precision: for XLA's convolutions.
+      cpu: whether it is on one, where matrix products may pay.
+    """
+
+    pads: Pads
+    strides: tuple[int, int]
+    bfloat16: bool
+    precision: Any
+    cpu: bool = False
+
+    def pays(self, images: jax.Array, kernel: jax.Array) -> bool:
+        """Whether products are faster than XLA's convolution; for kernels' gradients they are."""
+        wide = self.strides == (1, 1) and min(kernel.shape[2:]) >= NARROW and len(images) > 1
+        return self.cpu and self.bfloat16 and wide
+
+    def operand(self, a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) -> jax.Array:
+        """What products take of an array: rounded, and padded."""
+        if self.bfloat16:
+            return to_bfloat16(a, padding)
+        return a if padding is None else jnp.pad(a, padding)
+
+    def xla(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """XLA's own convolution."""
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            self.strides,
+            self.pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=self.precision,
+        )
+
+    def rounded(self, a: jax.Array) -> jax.Array:
+        """What XLA's convolution takes: float32 numbers, of those that bfloat16 has if so asked."""
+        return jax.lax.reduce_precision(a, 8, 7) if self.bfloat16 else a
+
+
+def _way(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    bfloat16: bool,
+    precision: Any,
+) -> _Way:
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    rows, columns = ((int(low), int(high)) for low, high in padding)
+    return _Way((rows, columns), (int(strides[0]), int(strides[1])), bfloat16, precision)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rounded(way: tuple[Window, bool], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution, as products of matrices where they pay if it is on a CPU."""
-    return _rounded_forward(way, x, kernel)[0]
+def _convolution(way: _Way, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution, one way."""
+    return _forward(way, x, kernel)[0]
 
 
-def _rounded_forward(
-    way: tuple[Window, bool], x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, Operands]:
-    window, on_cpu = way
-    if on_cpu and _pays(window, x, kernel):
-        return _products(window[0], x, kernel), (x, kernel)
-    return _xla(window, _round(x), _round(kernel)), (x, kernel)
+def _forward(way: _Way, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
+    if way.pays(x, kernel):
+        return _products(way.pads, x, kernel), (x, kernel)
+    return way.xla(way.rounded(x), way.rounded(kernel)), (x, kernel)
 
 
-def _rounded_backward(way: tuple[Window, bool], operands: Operands, g: jax.Array) -> Operands:
-    window, on_cpu = way
+def _backward(way: _Way, operands: Operands, g: jax.Array) -> Operands:
     x, kernel = operands
-    if on_cpu and _pays(window, x, kernel):
-        of_x = _products_of_images(window[0], kernel, g)
-    else:
-        xla = functools.partial(_xla, window)
-        of_x = jax.vjp(lambda x: xla(x, _round(kernel)), x)[1](_round(g))[0]
-    if on_cpu:
-        return of_x, _products_of_kernel(window, x, kernel, g)
-    of_kernel = jax.vjp(lambda kernel: xla(_round(x), kernel), kernel)[1](_round(g))[0]
+    # XLA drops the half of a pullback that is not used.
+    of_x, of_kernel = jax.vjp(way.xla, *map(way.rounded, operands))[1](way.rounded(g))
+    if way.pays(x, kernel):
+        of_x = _products_of_images(way.pads, kernel, g)
+    if way.cpu:
+        of_kernel = _products_of_kernel(way, x, kernel, g)
     return of_x, of_kernel
 
 
-_rounded.defvjp(_rounded_forward, _rounded_backward)
-
-
-def _pays(window: Window, x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether products are faster than XLA's convolution; for the kernel's gradient they are."""
-    return window[1] == (1, 1) and min(kernel.shape[2:]) >= NARROW and len(x) > 1
+_convolution.defvjp(_forward, _backward)
 
 
 def _products(pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -172,15 +289,14 @@ def _products_of_images(pads: Pads, kernel: jax.Array, g: jax.Array) -> jax.Arra
     return _products((around[0], around[1]), g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
 
 
-def _products_of_kernel(window: Window, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+def _products_of_kernel(way: _Way, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
     """Its gradient of the kernel, at any stride."""
-    pads, strides = window
     rows, columns, _, outputs = kernel.shape
 
     def block(of_taps: jax.Array, operands: Operands) -> tuple[jax.Array, None]:
         x, g = operands
-        flat = row_major_transpose(to_bfloat16(g).reshape(-1, outputs))
-        taps = _taps(to_bfloat16(x, ((0, 0), *pads, (0, 0))), rows, columns, strides)
+        flat = row_major_transpose(way.operand(g).reshape(-1, outputs))
+        taps = _taps(way.operand(x, ((0, 0), *way.pads, (0, 0))), rows, columns, way.strides)
         return of_taps + jnp.stack([product(flat, tap) for tap in taps]), None
 
     zeros = jnp.zeros(_tap_shape(kernel.shape), jnp.float32)
@@ -192,32 +308,21 @@ def _products_of_kernel(window: Window, x: jax.Array, kernel: jax.Array, g: jax.
     return of_taps.swapaxes(1, 2).reshape(kernel.shape)
 
 
-def _are_images(x: jax.Array, kernel: jax.Array, dimension_numbers: Any) -> bool:
-    """Whether channels come last, in images and in the kernel."""
-    if x.ndim != 4:
+def _are_plain_images(
+    x: jax.Array,
+    kernel: jax.Array,
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    dimension_numbers: Any,
+) -> bool:
+    """Whether channels come last, in images and in the kernel, and nothing is dilated."""
+    if x.ndim != 4 or any(n != 1 for n in (*(lhs_dilation or ()), *(rhs_dilation or ()))):
         return False
     asked, last = (
         jax.lax.conv_dimension_numbers(x.shape, kernel.shape, numbers)
         for numbers in (dimension_numbers, ("NHWC", "HWIO", "NHWC"))
     )
     return asked == last
-
-
-def _round(x: jax.Array) -> jax.Array:
-    """Float32 numbers rounded to those that bfloat16 has."""
-    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
-
-
-def _xla(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    pads, strides = window
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=jax.lax.Precision.DEFAULT,  # TF32, which a GPU takes, holds what bfloat16 does
-    )
 
 
 def _block_size(images: jax.Array, kernel: jax.Array) -> int:

@@ -1,6 +1,5 @@
 """What a cell costs: operations, memory, and the device's rate at such operations."""
 
-import dataclasses
 import functools
 import math
 import statistics
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 
 from enorm_jax import networks
 from enorm_jax.cell import Cell
-from enorm_jax.convolution import conv_general_dilated_bfloat16
+from enorm_jax.convolution import CONVOLUTIONS
 from enorm_jax.data import Dataset
 from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.program import fits
@@ -177,9 +176,7 @@ def conv_rate(
 
 def _convolution(channels: int, batch: int, precision: Precision) -> Callable[[], float]:
     """What computes such a convolution and tells the seconds."""
-    conv: Callable[..., jax.Array] = jax.lax.conv_general_dilated
-    if precision == "bfloat16":
-        conv = conv_general_dilated_bfloat16
+    conv = CONVOLUTIONS[precision]
     x = jnp.ones((batch, 16, 16, channels))
     kernel = jnp.ones((3, 3, channels, channels)) / channels
 
@@ -193,9 +190,7 @@ def _convolution(channels: int, batch: int, precision: Precision) -> Callable[[]
 
 def _network(cell: Cell, dataset: Dataset) -> tuple[nn.Module, networks.Shape]:
     image = networks.input_shape(cell, dataset.train_images.shape[1:])
-    # Operations and sizes are those of float32, whose convolutions XLA counts.
-    exact = dataclasses.replace(cell, precision="float32")
-    return networks.build(exact, dataset.classes), image
+    return networks.plain(cell, dataset.classes), image
 
 
 def _variables(model: nn.Module, x: jax.ShapeDtypeStruct) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from enorm_jax.augment import Augmentation
 from enorm_jax.cell import Cell
 from enorm_jax.conv_models import FullyConvolutional, ResNet, resnet18, resnet50
-from enorm_jax.convolution import in_bfloat16
+from enorm_jax.convolution import with_convolution
 from enorm_jax.errors import InputError
 from enorm_jax.groups import Groups
 from enorm_jax.inference import infer_groups
@@ -67,7 +67,7 @@ def build(cell: Cell, classes: int) -> nn.Module:
         raise ValueError(f"convolutions have no bias here: {cell}")
     if cell.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {cell.precision!r}")
-    conv = its.conv if cell.precision == "float32" else in_bfloat16(its.conv)
+    conv = with_convolution(its.conv, cell.precision)
     if its.optimizer is not sgd:
         raise InputError(
             f"method {cell.method!r} takes a chain of dense layers: drop it, or use fc_sweep.py"
@@ -105,6 +105,22 @@ def build(cell: Cell, classes: int) -> nn.Module:
     if rest or not blocks:
         raise InputError(f"residual networks have 8, 14, 20, ... layers, not {cell.depth}")
     return ResNet((blocks,) * 3, **values)
+
+
+def plain(cell: Cell, classes: int) -> nn.Module:
+    """The network of a cell in float32, with convolutions that XLA and `infer_groups` look into.
+
+    Args:
+      cell: the cell.
+      classes: outputs.
+
+    Returns:
+      The network, with the parameters of the one that `build` makes.
+    """
+    model = build(dataclasses.replace(cell, precision="float32"), classes)
+    if cell.network == "fc":
+        return model
+    return model.clone(conv=make_method(cell.method, cell.groups).conv)
 
 
 def crops(cell: Cell, image: Shape) -> Augmentation | None:
@@ -195,7 +211,7 @@ def equalizer(cell: Cell, image: Shape, classes: int) -> ENorm | None:
         return None
     if cell.network == "fc":
         return ENorm(cell.order, cell.balance_last, cell.of_norms)
-    model = build(dataclasses.replace(cell, precision="float32"), classes)
+    model = plain(cell, classes)
     if not cell.of_norms:
         model = model.clone(norm=None)
     groups = _groups(model, input_shape(cell, image))

@@ -1,4 +1,4 @@
-"""How fast convolutions are: XLA's in float32 beside those in bfloat16, layer by layer.
+"""How fast convolutions are: XLA's beside those of this library, layer by layer.
 
     python experiments/conv_speed.py --out experiments/results/conv-speed.json
 
@@ -8,6 +8,7 @@ published size, on made-up images. Some 3 minutes on 2 cores; nothing else shoul
 Ratios are medians over rounds of ratios within one.
 """
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
@@ -20,11 +21,12 @@ from rich.table import Table
 
 import conv_sweep
 from enorm_jax import cli, parse
-from enorm_jax.convolution import conv_general_dilated_bfloat16
+from enorm_jax.convolution import CONVOLUTIONS
 from enorm_jax.data import Dataset
 from enorm_jax.fit import fit
 from enorm_jax.inputs import Standardization
 from enorm_jax.layers import PRECISIONS
+from enorm_jax.networks import plain
 from enorm_jax.program import compile_program
 from enorm_jax.recipe import hyperparameters
 from enorm_jax.results import provenance
@@ -38,9 +40,9 @@ LAYERS = [
     (28, 32, 32), (14, 32, 64), (14, 64, 64), (7, 64, 80),
     (32, 16, 16), (16, 32, 32), (8, 64, 64),
 ]  # fmt: skip
-CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
-    "float32": jax.lax.conv_general_dilated,
-    "bfloat16": conv_general_dilated_bfloat16,
+KINDS: dict[str, Callable[..., jax.Array]] = {
+    "XLA": jax.lax.conv_general_dilated,
+    **{str(precision): conv for precision, conv in CONVOLUTIONS.items()},
 }
 
 
@@ -57,7 +59,7 @@ def parser() -> cli.Parser:
     return p
 
 
-def layer(batch: int, size: int, inputs: int, outputs: int, precision: str) -> Callable[[], float]:
+def layer(batch: int, size: int, inputs: int, outputs: int, kind: str) -> Callable[[], float]:
     """Function that times both passes of a convolution, in seconds."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (batch, size, size, inputs))
@@ -67,7 +69,7 @@ def layer(batch: int, size: int, inputs: int, outputs: int, precision: str) -> C
     @jax.jit
     def both(x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
         def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return CONVOLUTIONS[precision](
+            return KINDS[kind](
                 x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
 
@@ -77,9 +79,10 @@ def layer(batch: int, size: int, inputs: int, outputs: int, precision: str) -> C
     return clock(both, x, kernel, g)
 
 
-def network(batch: int, width: float, precision: str) -> Callable[[], float]:
+def network(batch: int, width: float, kind: str) -> Callable[[], float]:
     """Function that times a step of ENorm's convolutional network, in seconds."""
     arguments = ["--method", "enorm", "--batch-size", str(batch), "--width", f"{width:g}"]
+    precision = kind if kind in PRECISIONS else "float32"
     (cell,) = conv_sweep.cells(
         conv_sweep.parser().parse_args([*arguments, "--precision", precision])
     )
@@ -88,21 +91,26 @@ def network(batch: int, width: float, precision: str) -> Callable[[], float]:
     labels = rng.integers(0, 10, batch).astype(np.int32)
     scale = Standardization(255.0, mean=(0.5,) * 3, std=(0.25,) * 3)
     dataset = Dataset("cifar10", images, labels, images, labels, 10, scale)
-    program = compile_program(recipe_of(cell, dataset), dataset, 1)
+    its = recipe_of(cell, dataset)
+    if kind == "XLA":
+        its = dataclasses.replace(its, model=plain(cell, dataset.classes))
+    program = compile_program(its, dataset, 1)
     hyper = hyperparameters(1, learning_rate=1e-3, c=1.1, weight_decay=1e-3)
     steps = fit(program, (0,), hyper, epochs=1_000_000)
     return lambda: next(steps).seconds
 
 
 def measure(build: Callable[[str], Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds in each precision, a round after a round that warms up."""
-    rounds_of = list(in_rounds({p: build(p) for p in PRECISIONS}, rounds))
-    return {precision: [of[precision] for of in rounds_of] for precision in PRECISIONS}
+    """Seconds of each kind, a round after a round that warms up."""
+    rounds_of = list(in_rounds({kind: build(kind) for kind in KINDS}, rounds))
+    return {kind: [of[kind] for of in rounds_of] for kind in KINDS}
 
 
-def ratio(seconds: dict[str, list[float]]) -> float:
-    """How many times as fast bfloat16 is."""
-    return statistics.median(within_rounds(seconds["float32"], seconds["bfloat16"]))
+def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """How many times as fast as XLA's in float32 each is."""
+    return {
+        kind: statistics.median(within_rounds(seconds["XLA"], seconds[kind])) for kind in PRECISIONS
+    }
 
 
 def main() -> None:
@@ -113,23 +121,25 @@ def main() -> None:
     found: dict[str, Any] = {"experiment": "conv_speed", **provenance(), "batch_size": batch}
     found["matmul_flops"] = {p: matmul_rate(precision=p) for p in PRECISIONS}
     found["layers"] = []
-    table = Table("convolution", *(f"{p} (GFLOP/s)" for p in PRECISIONS), "ratio")
+    over = [f"{precision} over XLA's" for precision in PRECISIONS]
+    table = Table("convolution", *(f"{kind} (GFLOP/s)" for kind in KINDS), *over)
     for size, inputs, outputs in LAYERS[: args.layers]:
         timed = functools.partial(layer, batch, size, inputs, outputs)
         seconds = measure(timed, args.rounds)
         work = 3 * 2 * 9.0 * batch * size**2 * inputs * outputs
         found["layers"].append(
             {"size": size, "inputs": inputs, "outputs": outputs, "flops": work,
-             "seconds": seconds, "ratio": ratio(seconds)}
+             "seconds": seconds, "ratios": ratios(seconds)}
         )  # fmt: skip
-        rates = (f"{work / statistics.median(seconds[p]) / 1e9:.0f}" for p in PRECISIONS)
+        rates = (f"{work / statistics.median(seconds[kind]) / 1e9:.0f}" for kind in KINDS)
         name = f"{batch} x {size} x {size} x {inputs} -> {outputs}"
-        table.add_row(name, *rates, f"{ratio(seconds):.2f}")
+        table.add_row(name, *rates, *(f"{ratio:.2f}" for ratio in ratios(seconds).values()))
     console.print(table)
     seconds = measure(functools.partial(network, batch, args.width), args.rounds)
-    found["network"] = {"width": args.width, "seconds": seconds, "ratio": ratio(seconds)}
-    medians = ", ".join(f"{statistics.median(seconds[p]):.2f} s in {p}" for p in PRECISIONS)
-    console.print(f"a step of the network: {medians}; ratio {ratio(seconds):.2f}", highlight=False)
+    found["network"] = {"width": args.width, "seconds": seconds, "ratios": ratios(seconds)}
+    medians = ", ".join(f"{kind} {statistics.median(seconds[kind]):.2f} s" for kind in KINDS)
+    gains = ", ".join(f"{ratio:.2f} in {kind}" for kind, ratio in ratios(seconds).items())
+    console.print(f"a step of the network: {medians}; over XLA's {gains}", highlight=False)
     cli.save(args.out, found, console)
 
 

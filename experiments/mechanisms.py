@@ -29,6 +29,7 @@ from rich.console import Console
 from enorm_jax import cli, data, parse
 from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
+from enorm_jax.convolution import with_convolution
 from enorm_jax.fit import Epoch, fit
 from enorm_jax.kernels import WeightStandardizedConv
 from enorm_jax.methods import GROUPS, make_method
@@ -225,7 +226,8 @@ def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
         its = recipe_of(cell, dataset)
         for half, (center, scale) in HALVES.items():
             conv = functools.partial(WeightStandardizedConv, center=center, scale=scale)
-            one = dataclasses.replace(its, model=its.model.clone(conv=conv))
+            model = its.model.clone(conv=with_convolution(conv, cell.precision))
+            one = dataclasses.replace(its, model=model)
             yield Training(half, cell, one, {"standardization": lambda state: {}})
 
 

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from enorm_jax import WeightStandardizedConv, convolution
-from enorm_jax.convolution import conv_general_dilated_bfloat16, in_bfloat16
+from enorm_jax.convolution import (
+    conv_general_dilated_bfloat16,
+    conv_general_dilated_float32,
+    with_convolution,
+)
 
 # Channels in and out, kernel, strides, padding: as products by positions, by rows, and by XLA.
 CASES = {
@@ -28,12 +32,14 @@ def rounded(a):
     return np.asarray(a).astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
-def operands(inputs, outputs, size, strides, padding, images=(4, 5, 6)):
+def operands(
+    inputs, outputs, size, strides, padding, images=(4, 5, 6), own=conv_general_dilated_bfloat16
+):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (*images, inputs))
     kernel = jax.random.normal(keys[1], (*size, inputs, outputs))
     conv = functools.partial(
-        conv_general_dilated_bfloat16, window_strides=strides, padding=padding,
+        own, window_strides=strides, padding=padding,
         dimension_numbers=nn.linear._conv_dimension_numbers(x.shape),
     )  # fmt: skip
     g = jax.random.normal(keys[2], jax.eval_shape(conv, x, kernel).shape)
@@ -81,6 +87,15 @@ def test_it_is_the_convolution_of_rounded_operands_summed_in_float32(case):
     check(CASES[case])
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_in_float32_it_is_the_convolution(case):
+    """Kernels' gradients too, which are summed in another order than XLA sums them."""
+    conv, x, kernel, g = operands(*CASES[case], own=conv_general_dilated_float32)
+    expected = by_loops(*(np.float64(a) for a in (x, kernel, g)), *CASES[case][3:])
+    for found, exact in zip(both_passes(conv)(x, kernel, g), expected, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
+
+
 @pytest.mark.parametrize("images", [1, 2, 3, 7, 12])
 def test_images_are_taken_in_blocks_whatever_their_number(images, monkeypatch):
     """The images and the smaller outputs of a convolution that is not padded: in equal blocks."""
@@ -117,9 +132,32 @@ def test_on_a_cpu_it_is_products_where_that_pays_and_elsewhere_a_convolution(
         assert "HIGHEST" not in text  # TF32 holds what bfloat16 does
 
 
+@pytest.mark.parametrize(("case", "products"), [("positions", 9), ("strides", 3)])
+def test_in_float32_a_kernels_gradient_is_products_on_a_cpu_and_xlas_elsewhere(case, products):
+    conv, x, kernel, g = operands(*CASES[case], own=conv_general_dilated_float32)
+    traced = both_passes(conv).trace(x, kernel, g)
+    text = traced.lower().compile().as_text()
+    assert text.count(" dot(") == products
+    assert text.count(" convolution(") == 2
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == 3
+        assert "dot_general" not in text
+
+
+@pytest.mark.parametrize("settings", [
+    {"kernel_dilation": 2}, {"feature_group_count": 2}, {"dtype": jnp.bfloat16},
+], ids=str)  # fmt: skip
+def test_in_float32_whatever_xla_convolves_is_convolved(settings):
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+    layer = with_convolution(nn.Conv, "float32")(4, (3, 3), **settings)
+    y, variables = layer.init_with_output(jax.random.key(1), x)
+    np.testing.assert_array_equal(y, nn.Conv(4, (3, 3), **settings).apply(variables, x))
+
+
 def test_layers_take_it_with_their_own_arguments():
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 32))
-    layer = in_bfloat16(WeightStandardizedConv)(32, (3, 3), scale=False)
+    layer = with_convolution(WeightStandardizedConv, "bfloat16")(32, (3, 3), scale=False)
     y, variables = layer.init_with_output(jax.random.key(1), x)
     kernel = np.asarray(variables["params"]["kernel"])
     centred = kernel - kernel.mean((0, 1, 2))
@@ -131,14 +169,14 @@ def test_layers_take_it_with_their_own_arguments():
     {"kernel_dilation": 2}, {"input_dilation": 2}, {"feature_group_count": 2},
 ])  # fmt: skip
 def test_what_it_cannot_compute_is_refused(settings):
-    layer = in_bfloat16(nn.Conv)(4, (3, 3), **settings)
+    layer = with_convolution(nn.Conv, "bfloat16")(4, (3, 3), **settings)
     with pytest.raises(ValueError, match="neither dilated nor in groups"):
         layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 4)))
     with pytest.raises(ValueError, match="images, channels last"):
-        in_bfloat16(nn.Conv)(4, (3,)).init(jax.random.key(0), jnp.ones((2, 8, 4)))
+        with_convolution(nn.Conv, "bfloat16")(4, (3,)).init(jax.random.key(0), jnp.ones((2, 8, 4)))
 
 
 def test_other_types_are_refused():
-    layer = in_bfloat16(nn.Conv)(4, (3, 3), dtype=jnp.bfloat16)
+    layer = with_convolution(nn.Conv, "bfloat16")(4, (3, 3), dtype=jnp.bfloat16)
     with pytest.raises(ValueError, match="leave out dtype="):
         layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 4)))
