@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import logging
 import os
 import sys
@@ -44,6 +45,30 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
             shown = ",".join(values)
             return f"{action.help} (default: {shown})" if shown else action.help
         return super()._get_help_string(action)
+
+
+class Joined(argparse.Action):
+    """One tuple of all lists that follow a flag: ``bn,gn ln`` is ``bn gn ln`` is ``bn,gn,ln``.
+
+    For flags with ``nargs="+"``, whose `type` makes tuples. What is named twice counts once.
+
+    Example:
+      >>> from enorm_jax import cli
+      >>> p = cli.Parser()
+      >>> _ = p.add_argument("--of", nargs="+", action=cli.Joined, type=lambda t: t.split(","))
+      >>> p.parse_args(["--of", "bn,gn", "ln", "bn"]).of
+      ('bn', 'gn', 'ln')
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Keeps the values."""
+        setattr(namespace, self.dest, tuple(dict.fromkeys(itertools.chain(*values))))
 
 
 def save(path: Path | None, content: Mapping[str, Any], console: Console) -> None:

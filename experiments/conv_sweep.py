@@ -43,6 +43,8 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--method",
         type=parse.methods,
+        nargs="+",
+        action=cli.Joined,
         default="baseline,bn,gn,enorm,enorm+bn",
         help="one or several, as for fc_sweep.py; ws+gn and its like want --norm-after all",
     )

@@ -1,7 +1,6 @@
 """The arguments of fc_sweep.py, and the cells that they ask for."""
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,7 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
         "--method",
         type=parse.methods,
         nargs="+",
+        action=cli.Joined,
         required=True,
         help=f"one or several of {', '.join(METHODS)}; study for the four of the study, or all; "
         "other combinations of their parts work where they make sense",
@@ -229,11 +229,10 @@ def variants(p: cli.Parser) -> None:
 
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, shallow networks first."""
-    methods = list(dict.fromkeys(itertools.chain(*args.method)))
-    of_norms = [m for m in methods if make_method(m).equalize and make_method(m).norm]
+    of_norms = [m for m in args.method if make_method(m).equalize and make_method(m).norm]
     if args.of_norms and not of_norms:
         raise cli.InputError(
-            f"--of-norms: no ENorm with normalization layers among {', '.join(methods)}: add "
+            f"--of-norms: no ENorm with normalization layers among {', '.join(args.method)}: add "
             "enorm+bn"
         )
     if args.rates and args.lr:
@@ -271,7 +270,7 @@ def cells(args: Any) -> list[Cell]:
             balance_last=not (args.leave_last and its.equalize),
         )
         for depth in args.depths
-        for method in methods
+        for method in args.method
         for its in [make_method(method)]
     ]
     return [

@@ -98,7 +98,7 @@ def cells(args: Any) -> list[Cell]:
         )
         for depth in sorted(lengths)
         for epochs in lengths[depth]
-        for method in dict.fromkeys(itertools.chain(*args.method))
+        for method in args.method
         for its in [make_method(method)]
         for fold in range(args.folds)
     ]

@@ -68,7 +68,11 @@ def parser() -> cli.Parser:
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument("what", choices=list(METHODS), nargs="+", help="which of them to measure")
     p.add_argument(
-        "--method", type=parse.methods, help="instead of those of elimination, smoothness"
+        "--method",
+        type=parse.methods,
+        nargs="+",
+        action=cli.Joined,
+        help="instead of those of elimination, smoothness",
     )
     p.add_argument("--seeds", type=parse.seeds, default="1", help="3 (0, 1, 2), 1000-1002 or 5,7")
     p.add_argument(

@@ -36,6 +36,8 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--method",
         type=parse.methods,
+        nargs="+",
+        action=cli.Joined,
         default="bn,gn,ws+gn,bcn,ws+bcn,ln",
         help="one or several, as for fc_sweep.py",
     )

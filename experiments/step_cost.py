@@ -54,7 +54,10 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--networks", nargs="+", choices=list(LABELS), default=list(LABELS), help="which of them"
     )
-    p.add_argument("--method", type=parse.methods, default=METHODS, help="beside the baseline")
+    p.add_argument(
+        "--method", type=parse.methods, nargs="+", action=cli.Joined, default=METHODS,
+        help="beside the baseline",
+    )  # fmt: skip
     p.add_argument("--rounds", type=parse.positive_int, default=9, help="epochs that are timed")
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")
     p.add_argument("--data-dir", help="where TFDS prepared CIFAR-10; default: TFDS_DATA_DIR")

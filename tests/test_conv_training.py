@@ -36,6 +36,7 @@ def recipe(blobs):
     )
 
 
+@pytest.mark.slow
 def test_an_epoch_is_momentum_sgd_on_crops_and_enorm_of_weights_and_momentum(recipe, blobs):
     hyper = hyperparameters(1, learning_rate=0.05, c=1.1, weight_decay=1e-3)
     hyper = jax.tree.map(lambda leaf: leaf[0], hyper)

@@ -74,6 +74,7 @@ def test_units_of_a_network(network):
     assert_right(network())
 
 
+@pytest.mark.slow
 def test_resnet_18_of_the_imagenet_example():
     """Each BN's scale and shift feed units; of a stage's blocks and skip, the same ones."""
     for train in (False, True):

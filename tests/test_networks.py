@@ -83,6 +83,7 @@ def test_every_network_trains_under_every_normalization(blobs, cell, method):
     assert all((before != now).any() for before, now in pairs if before.ndim == 4)
 
 
+@pytest.mark.slow
 def test_step_by_step_is_the_epoch_in_one_program(blobs):
     cell = dataclasses.replace(RESNET, method="baseline", batch_size=30)  # a last batch of 16
     its = small(cell, blobs)
@@ -197,6 +198,7 @@ def test_in_bfloat16_a_network_has_the_same_parameters_and_groups(blobs, cell):
     assert 1e-6 < float(jnp.abs(exact - rounded).max() / jnp.abs(exact).max()) < 0.05
 
 
+@pytest.mark.slow
 def test_with_of_norms_enorm_leaves_a_normalized_network_as_it_is(blobs):
     """By default, as in both public codes, it balances kernels around a normalization."""
     cell = dataclasses.replace(CONV, method="enorm+bn", norm_after="published", width=16)

@@ -36,6 +36,7 @@ def results(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(run_script, tmp_path):
     arguments = ["--method", "study", "--depths", "1", "--seeds", "2", "--out", tmp_path, *SMALL]
     _, listed, _ = run_script(SWEEP, *arguments, "--dry-run")

@@ -52,7 +52,9 @@ CONV = dataclasses.replace(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("cell", "epochs_before"), [(CELL, 1), (CELL, 3), (CONV, 1)])
+@pytest.mark.parametrize(("cell", "epochs_before"), [
+    (CELL, 1), (CELL, 3), pytest.param(CONV, 1, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(blobs, tmp_path, cell, epochs_before):
     whole = run_cell(cell, blobs, tmp_path / "whole", save_params=True)
 

@@ -157,6 +157,7 @@ def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
         assert (bn.stem == plain_bn.stem) == (word in only_own and not bn.bias)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_chosen_on_the_fold_and_told_on_the_test_images(blobs, tmp_path):
     cell = dataclasses.replace(
         CELL, seeds=(0, 1), learning_rate=0.3, schedule="constant", epochs=6, fold="0/5",
