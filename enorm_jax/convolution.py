@@ -12,12 +12,10 @@ from enorm_jax.layers import Precision, product, row_major_transpose, to_bfloat1
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
-# Channels. Below the first XLA's own float32 convolutions are as fast, but for the gradient of the
-# kernel; below the second a product takes a whole row of the kernel, so that its sums run over
-# enough numbers.
-NARROW, WIDE = 32, 128
+# Channels below which XLA's own float32 convolutions are as fast, but for kernels' gradients.
+NARROW = 32
 # Activations in a block of images: what a core's cache holds.
-BLOCK = 100_000
+BLOCK = 200_000
 
 
 def conv_general_dilated_bfloat16(
@@ -39,9 +37,9 @@ def conv_general_dilated_bfloat16(
 
     Sums are float32. It takes what ``flax.linen.Conv(...,
     conv_general_dilated=conv_general_dilated_bfloat16)`` gives it. On a CPU a convolution of
-    two images or more, 32 channels or more and stride 1 is a sum over the kernel's positions t, or
-    rows of them, of products of matrices, and so is every gradient of a kernel; others, and those
-    on other devices, are XLA's own, of rounded operands. Reverse mode only. `infer_groups` does not
+    two images or more, 32 channels or more and stride 1 is a product of matrices for some images at
+    a time, and so is every gradient of a kernel; others, and those on other devices, are XLA's own,
+    of rounded operands. Reverse mode only. `infer_groups` does not
     look into it: give it the model in float32, whose parameters are the same.
 
     Args:
@@ -111,8 +109,8 @@ def conv_general_dilated_float32(
 
     It takes what ``flax.linen.Conv(..., conv_general_dilated=conv_general_dilated_float32)`` gives
     it. XLA's CPU backend takes several times as long for the second sum as for the first; here it
-    is a product of matrices for each position t of the kernel, or row of them, as in
-    `conv_general_dilated_bfloat16`, in reverse mode only. On other devices, and where images are
+    is a product of matrices for some images at a time, as in `conv_general_dilated_bfloat16`, in
+    reverse mode only. On other devices, and where images are
     not float32 with channels last, or dilated, or in groups, it is XLA's own. `infer_groups` does
     not look into it: give it the model with `nn.Conv`, whose parameters are the same.
 
@@ -270,11 +268,22 @@ _convolution.defvjp(_forward, _backward)
 
 
 def _products(pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution of stride 1, some images at a time."""
-    weights = to_bfloat16(kernel)
+    """A convolution of stride 1, some images at a time.
+
+    One product takes all rows of the kernel to all rows of the images; then what each row of the
+    output consists of is added up.
+    """
+    rows, columns, inputs, outputs = kernel.shape
+    weights = to_bfloat16(kernel).transpose(1, 2, 0, 3).reshape(columns * inputs, rows * outputs)
 
     def block(x: jax.Array) -> jax.Array:
-        return _sum_of_products(to_bfloat16(x, ((0, 0), *pads, (0, 0))), weights)
+        seen = _columns_together(to_bfloat16(x, ((0, 0), *pads, (0, 0))), columns, 1)
+        of_rows = product(seen.reshape(-1, columns * inputs), weights)
+        of_rows = of_rows.reshape(*seen.shape[:3], rows, outputs)
+        height = seen.shape[1] - rows + 1
+        return sum(
+            (of_rows[:, i : i + height, :, i] for i in range(1, rows)), of_rows[:, :height, :, 0]
+        )
 
     y = jax.lax.map(block, _blocks(x, _block_size(x, kernel)))
     return y.reshape(len(x), *y.shape[2:])
@@ -290,22 +299,49 @@ def _products_of_images(pads: Pads, kernel: jax.Array, g: jax.Array) -> jax.Arra
 
 
 def _products_of_kernel(way: _Way, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-    """Its gradient of the kernel, at any stride."""
-    rows, columns, _, outputs = kernel.shape
+    """Its gradient of the kernel, at any stride.
 
-    def block(of_taps: jax.Array, operands: Operands) -> tuple[jax.Array, None]:
+    One product for all rows of the kernel: `g` stands beside the images as often, each time as far
+    down as that row sees.
+    """
+    rows, columns, inputs, outputs = kernel.shape
+    down, right = way.strides
+
+    def block(sums: jax.Array, operands: Operands) -> tuple[jax.Array, None]:
         x, g = operands
-        flat = row_major_transpose(way.operand(g).reshape(-1, outputs))
-        taps = _taps(way.operand(x, ((0, 0), *way.pads, (0, 0))), rows, columns, way.strides)
-        return of_taps + jnp.stack([product(flat, tap) for tap in taps]), None
+        padded = way.operand(x, ((0, 0), *way.pads, (0, 0)))
+        seen = _columns_together(padded, columns, right)
+        turned = row_major_transpose(way.operand(g).reshape(-1, outputs))
+        turned = turned.reshape(outputs, *g.shape[:3])
+        below = seen.shape[1] - down * (g.shape[1] - 1) - 1
+        of_rows = jnp.stack([_spread(turned, i, below - i, down - 1) for i in range(rows)])
+        flat = of_rows.reshape(rows * outputs, -1)
+        return sums + product(flat, seen.reshape(-1, columns * inputs)), None
 
-    zeros = jnp.zeros(_tap_shape(kernel.shape), jnp.float32)
+    zeros = jnp.zeros((rows * outputs, columns * inputs), jnp.float32)
     size = _block_size(x, kernel)
     if len(x) > 1:
-        of_taps, _ = jax.lax.scan(block, zeros, (_blocks(x, size), _blocks(g, size)))
+        sums, _ = jax.lax.scan(block, zeros, (_blocks(x, size), _blocks(g, size)))
     else:
-        of_taps, _ = block(zeros, (x, g))
-    return of_taps.swapaxes(1, 2).reshape(kernel.shape)
+        sums, _ = block(zeros, (x, g))
+    return sums.reshape(rows, outputs, columns, inputs).transpose(0, 2, 3, 1)
+
+
+def _columns_together(x: jax.Array, columns: int, stride: int) -> jax.Array:
+    """What the columns of a kernel see of padded images, beside each other as channels."""
+    starts = x.shape[2] - columns + 1
+    return jnp.concatenate([x[:, :, j : j + starts : stride] for j in range(columns)], axis=-1)
+
+
+def _spread(g: jax.Array, before: int, after: int, between: int) -> jax.Array:
+    """Rows of zeros around and between those of (outputs, images, height, width)."""
+    padding = [(0, 0, 0), (0, 0, 0), (before, after, between), (0, 0, 0)]
+    if g.dtype == jnp.float32:
+        return jax.lax.pad(g, jnp.float32(0), padding)
+    # XLA's CPU backend pads bfloat16 number by number.
+    bits = jax.lax.bitcast_convert_type(g, jnp.uint16)
+    padded = jax.lax.pad(bits, jnp.uint16(0), padding)
+    return jax.lax.bitcast_convert_type(padded, jnp.bfloat16)
 
 
 def _are_plain_images(
@@ -337,37 +373,3 @@ def _block_size(images: jax.Array, kernel: jax.Array) -> int:
 def _blocks(images: jax.Array, size: int) -> jax.Array:
     """Images in equal blocks: (blocks, images in one, ...)."""
     return images.reshape(len(images) // size, size, *images.shape[1:])
-
-
-def _tap_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Number of products that a kernel's taps take, and of outputs and inputs of each."""
-    rows, columns, inputs, outputs = shape
-    if inputs < WIDE:
-        return rows, outputs, columns * inputs
-    return rows * columns, outputs, inputs
-
-
-def _sum_of_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution of padded images as a sum of products of matrices."""
-    rows, columns, _, outputs = kernel.shape
-    taps = _taps(x, rows, columns)
-    weights = kernel.reshape(len(taps), -1, outputs)
-    y = sum(product(tap, weights[k]) for k, tap in enumerate(taps))
-    size = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    return jnp.reshape(y, (len(x), *size, outputs))
-
-
-def _taps(
-    x: jax.Array, rows: int, columns: int, strides: tuple[int, int] = (1, 1)
-) -> list[jax.Array]:
-    """What each position of a kernel, or each row of positions, sees of padded images."""
-    down, right = strides
-    starts_down, starts_right = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    shifted = [x[:, :, j : j + starts_right : right] for j in range(columns)]
-    if x.shape[-1] < WIDE:
-        shifted = [jnp.concatenate(shifted, axis=-1)]
-    return [
-        part[:, i : i + starts_down : down].reshape(-1, part.shape[-1])
-        for i in range(rows)
-        for part in shifted
-    ]

@@ -91,7 +91,7 @@ def parser() -> cli.Parser:
     p.add_argument("--epochs", type=parse.positive_int, default=5, help="epochs")
     p.add_argument("--batch-size", type=parse.positive_int, default=64, help="images in a step")
     p.add_argument(
-        "--lr", type=parse.positive_float, default=0.05, help=f"learning rate at {RATE_AT} images"
+        "--lr", type=parse.positive_float, default=0.01, help=f"learning rate at {RATE_AT} images"
     )
     p.add_argument(
         "--groups", type=parse.positive_int, default=8, help="of a layer's channels, in gn and bcn"

@@ -3,7 +3,7 @@
     python experiments/micro_batch.py
 
 trains a residual network of 8 layers and 16 to 64 channels on the first 5,120 images of CIFAR-10
-for 10 epochs, 3 seeds: some hours on 2 cores (--dry-run tells). The learning rate is proportional
+for 5 epochs, 3 seeds: some hours on 2 cores (--dry-run tells). The learning rate is proportional
 to the batch size (Goyal et al., 2017): --lr at 64 images, a 64th of it at one. Batch
 normalization takes a batch of one image as PyTorch does: in training it normalizes by the mean and
 variance of that image's positions, in testing by running estimates. BCN goes by running estimates
@@ -57,7 +57,7 @@ def parser() -> cli.Parser:
         help="train on the first N images",
     )
     p.add_argument(
-        "--epochs", type=parse.positive_int, default=10, help="epochs, over which the rate decays"
+        "--epochs", type=parse.positive_int, default=5, help="epochs, over which the rate decays"
     )
     p.add_argument(
         "--lr",

@@ -16,10 +16,10 @@ from enorm_jax.convolution import (
     with_convolution,
 )
 
-# Channels in and out, kernel, strides, padding: as products by positions, by rows, and by XLA.
+# Channels in and out, kernel, strides, padding.
 CASES = {
-    "positions": (128, 32, (3, 3), (1, 1), "SAME"),
-    "rows": (32, 40, (3, 3), (1, 1), "SAME"),
+    "many channels": (128, 32, (3, 3), (1, 1), "SAME"),
+    "as many": (32, 40, (3, 3), (1, 1), "SAME"),
     "uneven": (33, 64, (2, 3), (1, 1), [(2, 0), (0, 1)]),
     "one": (64, 64, (1, 1), (1, 1), "VALID"),
     "wide padding": (32, 32, (2, 2), (1, 1), [(3, 2), (2, 3)]),
@@ -104,7 +104,7 @@ def test_images_are_taken_in_blocks_whatever_their_number(images, monkeypatch):
 
 
 def test_vmap_gives_the_convolutions_one_by_one():
-    conv, *arrays = operands(*CASES["rows"])
+    conv, *arrays = operands(*CASES["as many"])
     runs = [tuple(scale * a for a in arrays) for scale in (1.0, 2.0)]
     together = jax.vmap(both_passes(conv))(*map(jnp.stack, zip(*runs, strict=True)))
     for run, own in enumerate(runs):
@@ -113,8 +113,8 @@ def test_vmap_gives_the_convolutions_one_by_one():
 
 
 @pytest.mark.parametrize(("case", "products", "convolutions"), [
-    ("positions", 9 + 9 + 3, 0), ("rows", 3 + 3 + 3, 0), ("one", 3, 0), ("few channels", 3, 2),
-    ("strides", 3, 2),
+    ("many channels", 3, 0), ("as many", 3, 0), ("one", 3, 0), ("few channels", 1, 2),
+    ("strides", 1, 2),
 ])  # fmt: skip
 def test_on_a_cpu_it_is_products_where_that_pays_and_elsewhere_a_convolution(
     case, products, convolutions
@@ -132,12 +132,12 @@ def test_on_a_cpu_it_is_products_where_that_pays_and_elsewhere_a_convolution(
         assert "HIGHEST" not in text  # TF32 holds what bfloat16 does
 
 
-@pytest.mark.parametrize(("case", "products"), [("positions", 9), ("strides", 3)])
-def test_in_float32_a_kernels_gradient_is_products_on_a_cpu_and_xlas_elsewhere(case, products):
+@pytest.mark.parametrize("case", ["many channels", "strides"])
+def test_in_float32_a_kernels_gradient_is_a_product_on_a_cpu_and_xlas_elsewhere(case):
     conv, x, kernel, g = operands(*CASES[case], own=conv_general_dilated_float32)
     traced = both_passes(conv).trace(x, kernel, g)
     text = traced.lower().compile().as_text()
-    assert text.count(" dot(") == products
+    assert text.count(" dot(") == 1
     assert text.count(" convolution(") == 2
     for platform in ("cuda", "tpu"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()

@@ -21,7 +21,7 @@ from verdicts.store import Store
 CHANCE = 10.0  # percent; what a run that diverged counts as
 COLLAPSE = 5.0  # percent
 # The size at which conv_sweep.py runs on a CPU.
-REDUCED = ("--width", "0.25", "--train-images", "10240", "--epochs", "20")
+REDUCED = ("--width=0.25", "--train-images=10240", "--epochs=10", "--batch-size=128", "--lr=0.01")
 
 
 def accuracies(store: Store, cell: Cell) -> list[float]:
@@ -107,12 +107,12 @@ def last_accuracy(run: Run) -> float:
 
 SMALL = (1, 2)
 OVER_BATCH = (
-    "a residual network of 8 layers on 5,120 images, rates in proportion to the batch size, at the "
-    "settings of `micro_batch.py`"
+    "a residual network of 8 layers, 5 epochs of 5,120 images, rates in proportion to the batch "
+    "size, at the settings of `micro_batch.py`"
 )
 OF_CONV = (
-    "ENorm's convolutional network at a quarter of its channels, 20 epochs of 10,240 images, as "
-    "`conv_sweep.py` trains it"
+    "ENorm's convolutional network at a quarter of its channels, 10 epochs of 10,240 images in "
+    "batches of 128 at a rate of 0.01, as `conv_sweep.py` trains it"
 )
 
 
