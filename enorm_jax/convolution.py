@@ -110,9 +110,9 @@ def conv_general_dilated_float32(
     It takes what ``flax.linen.Conv(..., conv_general_dilated=conv_general_dilated_float32)`` gives
     it. XLA's CPU backend takes several times as long for the second sum as for the first; here it
     is a product of matrices for some images at a time, as in `conv_general_dilated_bfloat16`, in
-    reverse mode only. On other devices, and where images are
-    not float32 with channels last, or dilated, or in groups, it is XLA's own. `infer_groups` does
-    not look into it: give it the model with `nn.Conv`, whose parameters are the same.
+    reverse mode only. On other devices, and where images are not float32 with channels last, or
+    dilated, or in groups, it is XLA's own. `infer_groups` does not look into it: give it the model
+    with `nn.Conv`, whose parameters are the same.
 
     Args:
       x: (batch, height, width, in), or what else `jax.lax.conv_general_dilated` takes.
@@ -209,7 +209,9 @@ class _Way:
         """What products take of an array: rounded, and padded."""
         if self.bfloat16:
             return to_bfloat16(a, padding)
-        return a if padding is None else jnp.pad(a, padding)
+        if padding is None:
+            return a
+        return jax.lax.pad(a, jnp.zeros((), a.dtype), [(low, high, 0) for low, high in padding])
 
     def xla(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """XLA's own convolution."""
@@ -235,6 +237,7 @@ def _way(
     bfloat16: bool,
     precision: Any,
 ) -> _Way:
+    """The way of a convolution's arguments, on a device that is not a CPU."""
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     rows, columns = ((int(low), int(high)) for low, high in padding)
@@ -278,12 +281,11 @@ def _products(pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     def block(x: jax.Array) -> jax.Array:
         seen = _columns_together(to_bfloat16(x, ((0, 0), *pads, (0, 0))), columns, 1)
-        of_rows = product(seen.reshape(-1, columns * inputs), weights)
-        of_rows = of_rows.reshape(*seen.shape[:3], rows, outputs)
+        by_row = product(seen.reshape(-1, columns * inputs), weights)
+        by_row = by_row.reshape(*seen.shape[:3], rows, outputs)
         height = seen.shape[1] - rows + 1
-        return sum(
-            (of_rows[:, i : i + height, :, i] for i in range(1, rows)), of_rows[:, :height, :, 0]
-        )
+        first, *others = (by_row[:, i : i + height, :, i] for i in range(rows))
+        return sum(others, start=first)
 
     y = jax.lax.map(block, _blocks(x, _block_size(x, kernel)))
     return y.reshape(len(x), *y.shape[2:])
@@ -301,8 +303,8 @@ def _products_of_images(pads: Pads, kernel: jax.Array, g: jax.Array) -> jax.Arra
 def _products_of_kernel(way: _Way, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
     """Its gradient of the kernel, at any stride.
 
-    One product for all rows of the kernel: `g` stands beside the images as often, each time as far
-    down as that row sees.
+    One product for all rows of the kernel: it takes `g` once for each of them, moved down to where
+    that row sees the images.
     """
     rows, columns, inputs, outputs = kernel.shape
     down, right = way.strides
