@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,20 +46,33 @@ def join(where: str) -> None:
             f"--distributed {where}: write auto, or HOST:PORT,PROCESSES,RANK such as "
             "10.0.0.1:1234,2,0"
         )
-    try:
-        if where == "auto":
-            jax.distributed.initialize()
-        else:
-            logger.info("joining %s processes at %s", parts[1], parts[0])
-            jax.distributed.initialize(
-                parts[0], int(parts[1]), int(parts[2]), initialization_timeout=JOIN_SECONDS
-            )
-    except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"--distributed {where}: the processes do not find each other ({first}); give "
-            "HOST:PORT,PROCESSES,RANK"
-        ) from None
+    address: dict[str, Any] = {}
+    if where != "auto":
+        logger.info("joining %s processes at %s", parts[1], parts[0])
+        names = "coordinator_address", "num_processes", "process_id"
+        address = dict(zip(names, (parts[0], int(parts[1]), int(parts[2])), strict=True))
+    faults: list[Exception] = []
+
+    def initialize() -> None:
+        try:
+            # Where its own time runs out JAX ends the process: it gets more than is waited here.
+            jax.distributed.initialize(**address, initialization_timeout=2 * JOIN_SECONDS)
+        except (RuntimeError, ValueError) as error:
+            faults.append(error)
+
+    joining = threading.Thread(target=initialize, daemon=True)
+    joining.start()
+    joining.join(JOIN_SECONDS)
+    if joining.is_alive():
+        reason = f"not all were there within {JOIN_SECONDS} s"
+    elif faults:
+        reason = str(faults[0]).strip().splitlines()[0]
+    else:
+        return
+    raise InputError(
+        f"--distributed {where}: the processes do not find each other ({reason}); start "
+        "all with one HOST:PORT,PROCESSES that each of them reaches, and each with its own RANK"
+    )
 
 
 def leads() -> bool:

@@ -148,6 +148,22 @@ def test_processes_that_cannot_join_are_one_line():
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_come_are_waited_for_and_then_told_of(rank):
+    """JAX itself ends the process with an abort and a stack of C++."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = f"127.0.0.1:{free.getsockname()[1]},2,{rank}"
+    code = (
+        "from enorm_jax import cli, distributed\n"
+        "distributed.JOIN_SECONDS = 3\n"
+        f"cli.run(lambda: distributed.join({where!r}), again='')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "not all were there within 3 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_data_parallel_run_trains_one_cell_at_a_time(run_script, tmp_path):
     status, _, err = run_script(
         "experiments/fc_sweep.py", "--dataset", "digits", "--method", "bn", "--data-parallel",
