@@ -67,9 +67,8 @@ def conv_general_dilated_bfloat16(
       >>> y.shape, variables["params"]["kernel"].dtype
       ((2, 8, 8, 4), dtype('float32'))
     """
-    if not _are_plain_images(x, kernel, lhs_dilation, rhs_dilation, dimension_numbers) or (
-        feature_group_count != 1
-    ):
+    dilations = lhs_dilation, rhs_dilation
+    if not _are_plain(x, kernel, dilations, dimension_numbers, feature_group_count):
         raise ValueError(
             "convolutions in bfloat16 are those of images, channels last, neither dilated nor in "
             f"groups; got {x.shape} and {kernel.shape}"
@@ -145,8 +144,9 @@ def conv_general_dilated_float32(
         feature_group_count=feature_group_count,
         precision=precision,
     )
-    plain = _are_plain_images(x, kernel, lhs_dilation, rhs_dilation, dimension_numbers)
-    if not plain or feature_group_count != 1 or not x.dtype == kernel.dtype == jnp.float32:
+    dilations = lhs_dilation, rhs_dilation
+    plain = _are_plain(x, kernel, dilations, dimension_numbers, feature_group_count)
+    if not plain or not x.dtype == kernel.dtype == jnp.float32:
         return xla(x, kernel)
     way = _way(x, kernel, window_strides, padding, False, precision)
     by_products = functools.partial(_convolution, dataclasses.replace(way, cpu=True))
@@ -346,15 +346,15 @@ def _spread(g: jax.Array, before: int, after: int, between: int) -> jax.Array:
     return jax.lax.bitcast_convert_type(padded, jnp.bfloat16)
 
 
-def _are_plain_images(
+def _are_plain(
     x: jax.Array,
     kernel: jax.Array,
-    lhs_dilation: Sequence[int] | None,
-    rhs_dilation: Sequence[int] | None,
+    dilations: tuple[Sequence[int] | None, Sequence[int] | None],
     dimension_numbers: Any,
+    groups: int,
 ) -> bool:
-    """Whether channels come last, in images and in the kernel, and nothing is dilated."""
-    if x.ndim != 4 or any(n != 1 for n in (*(lhs_dilation or ()), *(rhs_dilation or ()))):
+    """Whether these are images and a kernel, channels last, neither dilated nor in groups."""
+    if x.ndim != 4 or groups != 1 or any(n != 1 for each in dilations for n in each or ()):
         return False
     asked, last = (
         jax.lax.conv_dimension_numbers(x.shape, kernel.shape, numbers)

@@ -49,8 +49,8 @@ def join(where: str) -> None:
     address: dict[str, Any] = {}
     if where != "auto":
         logger.info("joining %s processes at %s", parts[1], parts[0])
-        names = "coordinator_address", "num_processes", "process_id"
-        address = dict(zip(names, (parts[0], int(parts[1]), int(parts[2])), strict=True))
+        address["coordinator_address"] = parts[0]
+        address["num_processes"], address["process_id"] = map(int, parts[1:])
     faults: list[Exception] = []
 
     def initialize() -> None:

@@ -40,6 +40,11 @@ def alone(tmp_path_factory):
     return {result["network"]: result for result in read_results(folder)}
 
 
+def unused_address():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
 def same(result, expected):
     for name, tolerance in (("train_loss", 1e-4), ("kernel_norms", 1e-4), ("test_loss", 1e-3)):
         np.testing.assert_allclose(
@@ -115,9 +120,7 @@ def test_two_processes_go_on_where_one_stopped_and_train_a_resnet_as_one(tmp_pat
     job(alone).run(cell, Log())
     with pytest.raises(Stopped):
         job(out).run(cell, Log(stop))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = unused_address()
     command = [sys.executable, micro_batch.__file__, *arguments, "--no-compilation-cache"]
     processes = [
         subprocess.Popen(
@@ -151,8 +154,7 @@ def test_processes_that_cannot_join_are_one_line():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_processes_that_do_not_come_are_waited_for_and_then_told_of(rank):
     """JAX itself ends the process with an abort and a stack of C++."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        where = f"127.0.0.1:{free.getsockname()[1]},2,{rank}"
+    where = f"{unused_address()},2,{rank}"
     code = (
         "from enorm_jax import cli, distributed\n"
         "distributed.JOIN_SECONDS = 3\n"

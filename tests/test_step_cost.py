@@ -100,4 +100,5 @@ def test_convolutions_are_timed_in_both_precisions(run_script, tmp_path):
     assert "2 x 28 x 28 x 128 -> 128" in text
     found = json.loads(out.read_text())
     assert set(found["layers"][0]["ratios"]) == {"float32", "bfloat16"}
+    assert min(found["layers"][0]["ratios"].values()) > 0
     assert min(found["network"]["ratios"].values()) > 0
