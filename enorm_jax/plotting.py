@@ -1,5 +1,6 @@
 """Figures from cells: ours filled, published hollow, readable without colour."""
 
+import collections
 import io
 import math
 from collections.abc import Collection, Sequence
@@ -41,8 +42,10 @@ STYLES: dict[str, dict[str, Any]] = {
 # Of combinations that no figure is about.
 OTHER: dict[str, Any] = {"color": "#BBBBBB", "marker": ".", "linestyle": "-"}
 SETTINGS = ("width", "epochs", "c", "batch_size", "weight_decay", "precision", *LATER)
+WORDS = {"bias_handling": "bias"}  # as the flag is called
 
 Result = dict[str, Any]
+Note = tuple[int, str, str]  # depth, method, and what became of its runs
 
 
 def accuracy_over_depth(
@@ -52,7 +55,8 @@ def accuracy_over_depth(
 
     One panel without and one with bias, if there are both. Results of the same setting and
     different seeds are pooled; results at other settings become a series of their own, named by
-    what differs. Settings at which a run diverged are marked at the foot.
+    what differs. What trained to less than half of the best accuracy would leave no room for the
+    others: it is noted at the foot, as are runs that diverged.
 
     Args:
       results: cells of one data set, from `read_results`.
@@ -80,15 +84,21 @@ def accuracy_over_depth(
         sharey=True,
         layout="constrained",
     )
+    low, high = _limits(results, sources)
     for axis, bias in zip(axes[0], panels, strict=True):
-        _panel(axis, [result for result in results if result["bias"] == bias], bias, sources)
-    axes[0][0].set_ylim(*_limits(results, sources))
+        _panel(axis, [result for result in results if result["bias"] == bias], bias, sources, low)
+    if any(axis.texts for axis in axes[0]):  # room for most of a note under the points
+        low -= 0.4 * (high - low)
+    axes[0][0].set_ylim(low, high)
     axes[0][0].set_ylabel(f"test accuracy on {datasets.pop()} (%)")
     return save(figure, stem)
 
 
 def _limits(results: Sequence[Result], sources: Sequence[str]) -> tuple[float, float]:
-    """Bounds around all runs and published points; an interval of two runs may leave them."""
+    """Bounds around runs and published points, but not around what is under half of the best.
+
+    An interval of two runs may leave them.
+    """
     values = [value for result in results for value in result["test_accuracy"] if value is not None]
     if results[0]["dataset"] == "cifar10":
         for method, bias in {(result["method"], result["bias"]) for result in results}:
@@ -97,6 +107,7 @@ def _limits(results: Sequence[Result], sources: Sequence[str]) -> tuple[float, f
                 values.extend(value for value in known if not math.isnan(value))
     if not values:
         return 0.0, 100.0
+    values = [value for value in values if value >= max(values) / 2]
     margin = 0.2 + 0.08 * (max(values) - min(values))
     return min(values) - margin, max(values) + margin
 
@@ -125,18 +136,24 @@ def _drawn(figure: Figure, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(axis: Axes, results: list[Result], bias: bool, sources: Sequence[str]) -> None:
+def _panel(
+    axis: Axes, results: list[Result], bias: bool, sources: Sequence[str], low: float
+) -> None:
     depths = {result["depth"] for result in results}
     present = {result["method"] for result in results}
     ordered = [*(m for m in METHODS if m in present), *sorted(present - set(METHODS))]
     precisions = {result["precision"] for result in results}
     mixed = {"precision"} if len(precisions) > 1 else set()
-    for place, method in enumerate(ordered):
+    notes: list[Note] = []
+    for method in ordered:
         own = [result for result in results if result["method"] == method]
         for number, (suffix, series) in enumerate(_series(own, mixed)):
-            _draw_series(axis, method, suffix, series, number, place)
+            notes += _draw_series(axis, method, suffix, series, number, low)
         for source in sources if own[0]["dataset"] == "cifar10" else ():
-            depths |= _draw_published(axis, source, method, bias, place)
+            points, lost = _draw_published(axis, source, method, bias)
+            depths |= points
+            notes += lost
+    _draw_notes(axis, notes)
     axis.set_xticks(sorted(depths))
     axis.set_xlim(min(depths) - 1, max(depths) + 1)
     axis.set_xlabel("depth p (hidden layers of 500 × 500)" if _width(results) == 500 else "depth p")
@@ -173,14 +190,17 @@ def _series(
     varying = [key for key in (*SETTINGS, "rate") if key in several_of or key in named]
     series: dict[str, list[Result]] = {}
     for result, keys in zip(results, keyed, strict=True):
-        suffix = ", ".join(f"{key.replace('_', ' ')} {keys[key]}" for key in varying)
+        suffix = ", ".join(
+            f"{WORDS.get(key, key).replace('_', ' ')} {keys[key]}" for key in varying
+        )
         series.setdefault(suffix, []).append(result)
     return sorted(series.items())
 
 
 def _draw_series(
-    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int, place: int
-) -> None:
+    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int, low: float
+) -> list[Note]:
+    """Draws the runs above `low`; returns notes of the others, and of those that diverged."""
     accuracies, diverged = pooled(results)
     counts = {len(values) for values in accuracies.values()}
     runs = (
@@ -188,28 +208,36 @@ def _draw_series(
         if counts
         else "all diverged"
     )
-    label = ", ".join(part for part in (make_method(method).label, suffix, runs) if part)
-    depths = sorted(accuracies)
-    summary = [interval(accuracies[depth]) for depth in depths]
+    name = ", ".join(part for part in (make_method(method).label, suffix) if part)
+    shown = {p: [value for value in accuracies[p] if value >= low] for p in sorted(accuracies)}
+    means = {depth: interval(values) for depth, values in shown.items() if values}
     axis.errorbar(
-        depths,
-        [mean for mean, _ in summary],
-        yerr=[math.nan if half is None else half for _, half in summary],
+        list(means),
+        [mean for mean, _ in means.values()],
+        yerr=[math.nan if half is None else half for _, half in means.values()],
         capsize=3,
         markersize=6,
-        label=label,
+        label=f"{name}, {runs}",
         alpha=0.6**number,  # a method's further settings are fainter
         **STYLES.get(method, OTHER),
     )
-    for depth, lost in diverged.items():
-        text = f"{label.rsplit(', ', 1)[0]}: {lost} diverged"
-        _note_divergence(axis, method, depth, text, 9 * place)
+    notes: list[Note] = []
+    for depth in sorted(accuracies.keys() | diverged.keys()):
+        below = [value for value in accuracies.get(depth, []) if value < low]
+        lost = [f"{len(below)} at {max(below):.0f} %"] if below else []
+        lost += [f"{diverged[depth]} diverged"] if depth in diverged else []
+        if lost:
+            notes.append((depth, method, f"{name}: {', '.join(lost)}"))
+    return notes
 
 
-def _draw_published(axis: Axes, source: str, method: str, bias: bool, place: int) -> set[int]:
+def _draw_published(
+    axis: Axes, source: str, method: str, bias: bool
+) -> tuple[set[int], list[Note]]:
+    """Draws the published points of a method; returns their depths, and notes of those lost."""
     points = published.accuracies(source, method, bias)
     if not points:
-        return set()
+        return set(), []
     style, name = STYLES[method], make_method(method).label
     who = "published" if source == "study" else "original paper"
     axis.plot(
@@ -223,23 +251,24 @@ def _draw_published(axis: Axes, source: str, method: str, bias: bool, place: int
         zorder=3,
         label=f"{name}, {who}, n = {published.runs(source, method, bias)}",
     )
-    for depth, accuracy in points.items():
-        if math.isnan(accuracy):
-            _note_divergence(axis, method, depth, f"{name}, {who}: NaN", 9 * place + 9)
-    return set(points)
+    lost = [depth for depth, accuracy in points.items() if math.isnan(accuracy)]
+    return set(points), [(depth, method, f"{name}, {who}: NaN") for depth in lost]
 
 
-def _note_divergence(axis: Axes, method: str, depth: int, text: str, offset: float) -> None:
-    """Writes upright at the foot of a depth, each method in a place of its own."""
-    axis.annotate(
-        text,
-        (depth, 0.02),
-        xycoords=("data", "axes fraction"),
-        xytext=(offset - 13, 0),
-        textcoords="offset points",
-        rotation=90,
-        fontsize=7,
-        ha="center",
-        va="bottom",
-        color=STYLES.get(method, OTHER)["color"],
-    )
+def _draw_notes(axis: Axes, notes: Sequence[Note]) -> None:
+    """Writes notes upright at the foot, those of a depth side by side."""
+    written = collections.Counter[int]()
+    for depth, method, text in notes:
+        axis.annotate(
+            text,
+            (depth, 0.02),
+            xycoords=("data", "axes fraction"),
+            xytext=(9 * written[depth] - 4, 0),
+            textcoords="offset points",
+            rotation=90,
+            fontsize=7,
+            ha="center",
+            va="bottom",
+            color=STYLES.get(method, OTHER)["color"],
+        )
+        written[depth] += 1

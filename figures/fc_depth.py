@@ -13,24 +13,33 @@ from typing import Any
 from enorm_jax import cli, parse
 from enorm_jax.errors import InputError
 from enorm_jax.layers import PRECISIONS
+from enorm_jax.methods import METHODS, STUDY
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 from enorm_jax.storage import check_writable
 
 HERE = Path(__file__).parent
-STUDY = HERE.parent / "experiments" / "results"
+RESULTS = HERE.parent / "experiments" / "results"
+
+
+def of_one(name: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In each panel, the cells of one value of a setting: that of the most runs."""
+    chosen = []
+    for bias in (False, True):
+        own = [cell for cell in cells if cell["bias"] == bias]
+        runs = collections.Counter[Any]()
+        for cell in own:
+            runs[cell[name]] += len(cell["seeds"])
+        most = next((value for value, _ in runs.most_common(1)), None)
+        chosen += [cell for cell in own if cell[name] == most]
+    return chosen
 
 
 def of_precision(cells: list[dict[str, Any]], precision: str | None) -> list[dict[str, Any]]:
     """The cells of one precision; if none is named, in each panel of that with the most runs."""
-    chosen = []
-    for bias in (False, True):
-        own = [cell for cell in cells if cell["bias"] == bias]
-        runs = collections.Counter[str]()
-        for cell in own:
-            runs[cell["precision"]] += len(cell["seeds"])
-        most = precision or next((name for name, _ in runs.most_common(1)), None)
-        chosen += [cell for cell in own if cell["precision"] == most]
+    if precision is None:
+        return of_one("precision", cells)
+    chosen = [cell for cell in cells if cell["precision"] == precision]
     if not chosen:
         raise InputError(f"no cell in {precision}: choose another --precision")
     return chosen
@@ -40,7 +49,7 @@ def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
-        "results", type=parse.folder, nargs="?", default=STUDY,
+        "results", type=parse.folder, nargs="?", default=RESULTS,
         help="folder of cells",
     )  # fmt: skip
     parser.add_argument(
@@ -54,18 +63,28 @@ def main() -> None:
         "--precision", choices=[*PRECISIONS, "all"],
         help="of the cells to draw; default: the one with the most runs",
     )  # fmt: skip
+    parser.add_argument(
+        "--method", type=parse.methods, nargs="+", action=cli.Joined, default="study",
+        help="study, all or their names; others than the study's go to a figure of their own",
+    )  # fmt: skip
     args = parser.parse_args()
     sources = ("study", "original") if args.published == "both" else (args.published,)
-    out = args.out or (args.results if args.results != STUDY else HERE)
+    out = args.out or (args.results if args.results != RESULTS else HERE)
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
     if not cells:
         raise InputError(f"{args.results} holds no finished cell of fc_sweep.py: give another")
     check_writable(out)
+    cells = [cell for cell in cells if cell["method"] in args.method]
+    if not cells:
+        raise InputError(f"{args.results} holds no cell of {', '.join(args.method)}: give others")
+    every = {STUDY: "", tuple(METHODS): "_all"}
+    names = every.get(args.method, "_" + "_".join(args.method))
     for dataset in sorted({cell["dataset"] for cell in cells}):
-        own = [cell for cell in cells if cell["dataset"] == dataset]
+        # Cells of fewer epochs ask other questions.
+        own = of_one("epochs", [cell for cell in cells if cell["dataset"] == dataset])
         if args.precision != "all":
             own = of_precision(own, args.precision)
-        for path in accuracy_over_depth(own, out / f"fc_depth_{dataset}", sources):
+        for path in accuracy_over_depth(own, out / f"fc_depth_{dataset}{names}", sources):
             print(path)
 
 

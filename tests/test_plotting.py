@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -54,6 +55,27 @@ def test_the_figure_names_runs_settings_divergence_and_published_points(tmp_path
                  "Baseline, published, n = 2", "ENorm: 1 diverged", "ENorm, all diverged",
                  "ENorm, published: NaN", "with bias, float32"):  # fmt: skip
         assert f"<!-- {part} -->" in text, part
+
+
+def test_runs_that_learn_nothing_are_noted_and_leave_the_others_their_room(tmp_path):
+    trained = [result("baseline", depth=p, accuracy=(52.0, 54.0)) for p in (1, 3)]
+    one, _ = accuracy_over_depth(trained, tmp_path / "trained")
+    dead = result("path-sgd", accuracy=(10.0, 9.5, None, 53.0))
+    svg, _ = accuracy_over_depth([*trained, dead], tmp_path / "dead")
+    texts = [path.read_text() for path in (one, svg)]
+    assert "<!-- Path-SGD: 2 at 10 %, 1 diverged -->" in texts[1]
+    for text in texts:
+        numbers = map(float, re.findall(r"<!-- ([\d.]+) -->", text))
+        assert min(number for number in numbers if number > 19) > 45  # depths end at 19
+
+
+def test_notes_of_one_depth_stand_side_by_side(tmp_path):
+    lost = [result(accuracy=(None,), bias=True, bias_handling=how) for how in ("scale", "gauge")]
+    svg, _ = accuracy_over_depth(lost, tmp_path / "lost")
+    places = re.findall(
+        r"<!-- ENorm, bias \w+: 1 diverged -->\n *<g [^>]*translate\(([\d.]+)", svg.read_text()
+    )
+    assert len(set(places)) == 2
 
 
 def test_the_same_results_draw_the_same_file(tmp_path):
