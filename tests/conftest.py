@@ -34,6 +34,13 @@ def rng():
 
 
 @pytest.fixture
+def on_cpu():
+    """For what XLA's programs are like on a CPU, where there is a GPU too."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
+
+
+@pytest.fixture
 def run_script(monkeypatch, capsys):
     """Runs a script as a user does, but in this process, since a new one takes seconds to start.
 

@@ -113,6 +113,7 @@ def test_vmap_gives_the_convolutions_one_by_one():
             np.testing.assert_allclose(found[run], expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize(("case", "products", "convolutions"), [
     ("many channels", 3, 0), ("as many", 3, 0), ("one", 3, 0), ("few channels", 1, 2),
     ("strides", 1, 2),
@@ -133,6 +134,7 @@ def test_on_a_cpu_it_is_products_where_that_pays_and_elsewhere_a_convolution(
         assert "HIGHEST" not in text  # TF32 holds what bfloat16 does
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("case", ["many channels", "strides"])
 def test_in_float32_a_kernels_gradient_is_a_product_on_a_cpu_and_xlas_elsewhere(case):
     conv, x, kernel, g = operands(*CASES[case], own=conv_general_dilated_float32)

@@ -56,6 +56,7 @@ def test_vmap_over_one_operand_broadcasts_the_other(operands):
     np.testing.assert_array_equal(own, jnp.stack([matmul_bfloat16(x[0], k) for k in w]))
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_on_a_cpu_no_product_has_its_first_operand_transposed(operands):
     """Where XLA folds the transpose into the product, or widens operands, it is slow."""
     x, w, g = (a[0] for a in operands)
