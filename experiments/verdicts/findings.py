@@ -2,15 +2,15 @@
 
 from functools import partial
 
-from verdicts import cost, divergence, networks, original, precision, reproduction
+from verdicts import cost, divergence, networks, original, precision, reproduction, variants
 from verdicts.averages import between_depths, on_average
 from verdicts.divergence import Expected, all_do, occasional
 from verdicts.ordering import ordered
 from verdicts.outcome import Claim
 from verdicts.runs import BASELINE, BN, BOTH, DEEP, DEPTHS, ENORM, SHALLOW, Setting
+from verdicts.variants import GAUGE
 
 BASELINE_BIAS, ENORM_BIAS = Setting("baseline", bias=True), Setting("enorm", bias=True)
-GAUGE = Setting("enorm", bias=True, bias_handling="gauge")
 SOFTMAX = Setting("enorm", bias=True, softmax=True)
 NOTEBOOK = Setting("enorm+bn", schedule="notebook")
 
@@ -207,6 +207,7 @@ CLAIMS = [
         "above. Holds with all three for it, does not hold with one against it.",
         cost.cheaper,
     ),
+    *variants.CLAIMS,
     *original.CLAIMS,
     *networks.CLAIMS,
 ]

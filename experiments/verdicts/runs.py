@@ -5,7 +5,7 @@ import functools
 import math
 import statistics
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from enorm_jax import published
 from enorm_jax.cell import Cell
@@ -20,6 +20,10 @@ from fc_cells import RATES
 DEPTHS = tuple(range(1, 20, 2))
 SHALLOW, DEEP = DEPTHS[:5], DEPTHS[5:]  # up to p = 9, and above
 EPOCHS = 60
+C = 1.2
+# The largest c, in hundredths, at which the published rate times `bias_amplification` at the start
+# is 35 or less; 1.2 in networks less deep.
+C_BY_DEPTH = {9: 1.15, 11: 1.1, 13: 1.07, 15: 1.06, 17: 1.06, 19: 1.05}
 
 Source = Literal["study", "original"]  # of published accuracies
 
@@ -34,6 +38,8 @@ class Setting:
       bias_handling: what ENorm does with biases.
       schedule: of the learning rate.
       softmax: whether the outputs pass a softmax before the loss.
+      c: ratio of norms that ENorm aims at, or ``"by depth"`` for `C_BY_DEPTH`.
+      changes: of other fields of the cell, with their values.
     """
 
     method: str
@@ -41,15 +47,25 @@ class Setting:
     bias_handling: StateBias = "scale"
     schedule: Schedule = "linear"
     softmax: bool = False
+    c: float | Literal["by depth"] = C
+    changes: tuple[tuple[str, Any], ...] = ()
 
     @property
     def label(self) -> str:
         """Its name in tables."""
-        parts = ["gauge"] if self.bias_handling == "gauge" else []
+        parts: list[str] = [self.bias_handling] if self.bias_handling != "scale" else []
         parts += [f"{self.schedule} schedule"] if self.schedule != "linear" else []
         parts += ["softmax"] if self.softmax else []
+        parts += [f"c {self.c}" if self.c == "by depth" else f"c = {self.c:g}"] * (self.c != C)
+        parts += [self._word(*change) for change in self.changes]
         name = make_method(self.method).label + (" with bias" if self.bias else "")
         return name + (f" ({', '.join(parts)})" if parts else "")
+
+    @staticmethod
+    def _word(name: str, value: Any) -> str:
+        """A change in words."""
+        words = {"balance_last": "last left out", "of_norms": "of norms", "fold": f"fold {value}"}
+        return words.get(name, f"{name.replace('_', ' ')} {value}".replace("_", " "))
 
     @property
     def published_so(self) -> bool:
@@ -58,6 +74,7 @@ class Setting:
 
     def cell(self, depth: int, precision: Precision) -> Cell:
         """A cell of this setting, with one seed, at the rate that `fc_sweep.py` takes."""
+        c = C_BY_DEPTH.get(depth, C) if self.c == "by depth" else self.c
         cell = Cell(
             experiment="fc",
             dataset="cifar10",
@@ -67,7 +84,7 @@ class Setting:
             bias=self.bias,
             epochs=EPOCHS,
             learning_rate=0.0,
-            c=1.2 if make_method(self.method).equalize else None,
+            c=c if make_method(self.method).equalize else None,
             batch_size=256,
             weight_decay=1e-3,
             precision=precision,
@@ -77,7 +94,8 @@ class Setting:
             schedule=self.schedule,
             softmax=self.softmax,
         )
-        return dataclasses.replace(cell, learning_rate=rate_of(cell))
+        cell = dataclasses.replace(cell, learning_rate=rate_of(cell))
+        return dataclasses.replace(cell, **dict(self.changes))
 
     def published(self, depth: int, source: Source = "study") -> float | None:
         """The published accuracy (%), nan if it diverged there, None if there is no such point."""

@@ -1,0 +1,110 @@
+"""What of the study's setting matters: one thing at a time is changed.
+
+    python experiments/what_matters.py
+
+trains every change at p = 3, 9 and 15 for 60 epochs, 3 seeds: how pixels are normalized, a
+constant rate with the best epoch, biases, initialization, ENorm's order, its last layer and its c,
+fewer images; and `cures`, other ways than --bias gauge to train ENorm with biases, at p = 1, 3,
+..., 19. A day on 2 cores, minutes on a large GPU with --workers 8: name a few, and see --dry-run.
+Stopped at any moment, the same command goes on. Every cell leaves a JSON file in --out; claims.py
+judges the committed ones in results/variants.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from enorm_jax import cli, parse
+from enorm_jax.cell import Cell
+from enorm_jax.display import title
+from enorm_jax.layers import PRECISIONS
+from enorm_jax.results import read_results
+from enorm_jax.storage import Folder
+from enorm_jax.summary import accuracies_of, format_interval
+from fc_cells import run_arguments
+from train_cells import train
+from verdicts.runs import DEPTHS, Setting
+from verdicts.variants import AT, CLAIMS, CURES, VARIANTS
+
+NAMES = [claim.name for claim in CLAIMS]
+
+
+def parser() -> cli.Parser:
+    """The command's arguments."""
+    p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument(
+        "change", choices=[*NAMES, "all"], nargs="*", default="all", help="what to change"
+    )
+    p.add_argument("--depths", type=parse.depths, help="other than those that claims are about")
+    p.add_argument("--seeds", type=parse.seeds, default="3", help="3 (0, 1, 2), 1000-1002 or 5,7")
+    p.add_argument(
+        "--epochs", type=parse.positive_int, default=60, help="epochs, over which the rate decays"
+    )
+    p.add_argument("--width", type=parse.positive_int, default=500, help="units of a hidden layer")
+    p.add_argument(
+        "--precision",
+        choices=[*PRECISIONS, "auto"],
+        default="auto",
+        help="of the products' operands; auto goes on in that of what --out holds, else takes "
+        "what this device is faster at, or float32 if others train",
+    )
+    run_arguments(p, out="runs/variants")
+    p.set_defaults(save_params=False)
+    return p
+
+
+def settings(name: str) -> list[Setting]:
+    """The changed settings of a claim."""
+    if name == "cures":
+        return list(CURES)
+    (variant,) = [one for one in VARIANTS if one.name == name]
+    return [other for _, other in variant.pairs()]
+
+
+def cells(args: Any) -> list[Cell]:
+    """The cells asked for, each once."""
+    names = NAMES if "all" in args.change else args.change
+    wanted = [
+        dataclasses.replace(
+            setting.cell(depth, args.precision),
+            dataset=args.dataset,
+            seeds=args.seeds,
+            epochs=args.epochs,
+            width=args.width,
+        )
+        for name in names
+        for depth in args.depths or (DEPTHS if name == "cures" else AT)
+        for setting in settings(name)
+    ]
+    return list(dict.fromkeys(wanted))
+
+
+def report(wanted: Sequence[Cell], out: Folder) -> Table:
+    """What became of the cells."""
+    table = Table(
+        "cell", "accuracy (%)", "n", "diverged",
+        title="test accuracy: mean ± half-width of the 95 % interval over n seeds",
+    )  # fmt: skip
+    results = read_results(out)
+    for cell in wanted:
+        own, lost = accuracies_of(cell, results)
+        table.add_row(
+            title(cell), format_interval(own) if own else "–", str(len(own)), str(lost or "")
+        )
+    return table
+
+
+def main() -> None:
+    """Runs the command."""
+    args = parser().parse_args()
+    console = Console()
+    wanted = train(args, cells, console)
+    if not args.dry_run:
+        console.print(report(wanted, args.out))
+
+
+if __name__ == "__main__":
+    cli.run(main)
