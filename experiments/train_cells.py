@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -266,6 +267,11 @@ def run(
         console.print(f"{len(todo)} cells by {executor.engine}", highlight=False)
     elif workers > 1:
         console.print(f"{workers} workers", highlight=False)
+    elif args.workers is None and len(todo) > 1 and jax.default_backend() == "gpu":
+        console.print(
+            "one worker: with --workers 4, cells would train on this GPU while others compile",
+            highlight=False,
+        )
     job = Job(
         dataset=args.dataset,
         # Elsewhere a relative path would mean another folder.

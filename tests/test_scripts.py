@@ -56,6 +56,22 @@ def test_a_sweep_leaves_cells_a_table_and_a_figure_and_then_has_nothing_to_do(ru
     assert run_script("figures/fc_depth.py", tmp_path, "--out", figures)[0] == 0
     names = {"fc_depth_digits.svg", "fc_depth_digits.png"}
     assert {path.name for path in figures.iterdir()} == names
+    draw = ["figures/fc_depth.py", tmp_path, "--out", figures, "--method"]
+    assert run_script(*draw, "bn", "enorm")[0] == 0
+    names |= {"fc_depth_digits_bn_enorm.svg", "fc_depth_digits_bn_enorm.png"}
+    assert {path.name for path in figures.iterdir()} == names
+    status, _, err = run_script(*draw, "gn")
+    assert status == 2
+    assert "holds no cell of gn" in err
+
+
+@pytest.mark.slow
+def test_one_worker_on_a_gpu_is_told_that_several_are_faster(run_script, monkeypatch, tmp_path):
+    arguments = [SWEEP, "--method", "baseline", "--depths", "1,3", "--out", tmp_path, *SMALL[:-2]]
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    _, out, _ = run_script(*arguments)
+    assert "one worker: with --workers 4" in out
+    assert "one worker" not in run_script(*arguments)[1]  # nothing is left to do
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
