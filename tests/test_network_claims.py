@@ -7,7 +7,7 @@ from enorm_jax.results import write_json
 from made_up_cells import cell as of_study
 from made_up_cells import judge_store
 from verdicts import networks
-from verdicts.sides import welch
+from verdicts.sides import paired
 from verdicts.store import Store
 
 CONV = ("baseline", "bn", "gn", "enorm", "enorm+bn")
@@ -51,7 +51,7 @@ def measured(what, key, numbers, **rest):
     for name, number in numbers.items():
         method = "ws+gn" if what == "standardization" else name
         runs = [[{key: value} | rest, {key: value} | rest] for value in number]
-        settings = networks.measured_cell(what, method).settings() | {"seeds": [0, 1, 2]}
+        settings = networks.measured_cell(what, method).settings() | {"seeds": [*range(len(runs))]}
         series[name] = {"settings": settings, "runs": runs}
     return {"experiment": "mechanisms", "what": what, "series": series}
 
@@ -129,13 +129,27 @@ def test_a_run_that_diverged_counts_as_chance_and_the_precision_is_that_of_most_
     assert found.figures.startswith("in bfloat16: BN at 64 − BN at 1 +60.00")
 
 
-def test_the_interval_is_welchs():
-    one, two = [54.0, 55.0, 55.5], [52.0, 52.2]
-    found = welch(one, two)
-    expected = scipy.stats.ttest_ind(one, two, equal_var=False).confidence_interval(0.95)
-    assert found.value - found.half == pytest.approx(expected.low)
-    assert found.value + found.half == pytest.approx(expected.high)
-    assert welch([1.0], two).half is None
+def test_runs_are_paired_by_seed_and_the_interval_is_students():
+    one = {0: 54.0, 1: 40.0, 2: 55.5, 7: 12.0}
+    two = {2: 52.2, 1: 38.5, 0: 52.0, 9: 90.0}
+    found = paired(one, two)
+    expected = scipy.stats.ttest_rel([54.0, 40.0, 55.5], [52.0, 38.5, 52.2])
+    low, high = expected.confidence_interval(0.95)
+    assert found.value - found.half == pytest.approx(low)
+    assert found.value + found.half == pytest.approx(high)
+    assert paired({1: 1.0}, two).half is None
+    assert paired({5: 1.0}, two) is None
+
+
+def test_runs_of_other_seeds_are_no_pairs():
+    planted, _ = PLANTED["conv-enorm-baseline"]
+    apart = [
+        result | {"seeds": [5, 6, 7]} if result["method"] == "enorm" else result
+        for result in planted
+    ]
+    found = judge("conv-enorm-baseline", apart)
+    assert (found.verdict, found.reason) == ("undecided", "runs are missing")
+    assert "ENorm − Baseline: 2 of the same seeds" in found.missing
 
 
 def test_cells_of_other_experiments_are_found_in_folders_of_their_names(tmp_path):

@@ -24,10 +24,10 @@ COLLAPSE = 5.0  # percent
 REDUCED = ("--width=0.25", "--train-images=10240", "--epochs=10", "--batch-size=128", "--lr=0.01")
 
 
-def accuracies(store: Store, cell: Cell) -> list[float]:
-    """Test accuracies (%) at a cell's setting, one a seed; chance where the run diverged."""
+def accuracies(store: Store, cell: Cell) -> dict[int, float]:
+    """Test accuracies (%) at a cell's setting by seed; chance where the run diverged."""
     found = sorted(store.accuracies(cell).items())
-    return [CHANCE if accuracy is None else accuracy for _, accuracy in found]
+    return {seed: CHANCE if accuracy is None else accuracy for seed, accuracy in found}
 
 
 def conv(method: str) -> Side:
@@ -66,13 +66,17 @@ def mechanism(what: str, name: str, number: Callable[[Run], float | None]) -> Si
     Runs without the number, which diverged, are left out.
     """
 
-    def values(store: Store, _: Precision) -> list[float]:
+    def values(store: Store, _: Precision) -> dict[int, float]:
         cell = measured_cell(what, "ws+gn" if what == "standardization" else name)
         series = [found["series"] for found in store.mechanisms if found["what"] == what]
         entries = [of[name] for of in series if name in of]
         ours = [entry for entry in entries if same_setting(cell, entry["settings"])]
-        numbers = [number(run) for entry in ours[:1] for run in entry["runs"]]
-        return [value for value in numbers if value is not None]
+        numbers = {
+            seed: number(run)
+            for entry in ours[:1]
+            for seed, run in zip(entry["settings"]["seeds"], entry["runs"], strict=True)
+        }
+        return {seed: value for seed, value in numbers.items() if value is not None}
 
     return Side(name if what == "standardization" else make_method(name).label, values)
 

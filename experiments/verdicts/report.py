@@ -28,15 +28,18 @@ p = 3, 5, 7.
 **Intervals** are of 95 %, by Student's t after Welch and Satterthwaite: both sides keep their own
 variance, which is taken from all depths of a setting and precision together, since two or three
 runs at one depth say little about it. Where a side has fewer than two runs at a depth there is no
-interval, and the depth is undecided. Seeds of two methods are treated as independent. A
+interval, and the depth is undecided. Seeds of two methods are treated as independent there. A
 prediction interval is where the mean of as many further runs as were published would lie.
 
 **Verdicts.** A depth speaks *for* a claim or *against* it; else its interval is *open*, or a side
 has *one run* (n = 1) or none (*missing*). In parentheses behind a difference
 stands the published one. A last row *mean* is over the depths with an interval; it decides nothing.
 
-**Convolutional networks** and what is measured inside them are compared one difference at a time,
-by Welch's interval of the runs of its two sides; a run that diverged counts as 10 %, chance.
+**Convolutional networks** and what is measured inside them are compared seed by seed, since runs of
+a seed start from the same kernels: the interval is Student's, of the differences of the seeds that
+both sides have. A run that diverged counts as 10 %, chance. (Until two of three seeds of the
+convolutional sweep were in, the test was Welch's, with seeds taken as independent; their networks,
+which end in a ReLU, turned out to lose outputs by their initial kernels.)
 
 Standard deviation of a run about the mean of its depth, in percent, with degrees of freedom:
 """

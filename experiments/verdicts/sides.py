@@ -1,11 +1,12 @@
-"""Claims that compare runs of any experiment, each side by itself."""
+"""Claims that compare runs of any experiment, seed by seed."""
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from enorm_jax.layers import Precision
-from verdicts.intervals import Estimate, half_width
+from enorm_jax.results import interval
+from verdicts.intervals import Estimate
 from verdicts.outcome import Outcome, State, Table, decide, state_of
 from verdicts.store import Store, of_most_runs
 
@@ -16,11 +17,11 @@ class Side:
 
     Attributes:
       label: what they are.
-      values: from all runs and a precision to one number a run.
+      values: from all runs and a precision to the number of each run, by seed.
     """
 
     label: str
-    values: Callable[[Store, Precision], Sequence[float]]
+    values: Callable[[Store, Precision], Mapping[int, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +65,15 @@ def compared(store: Store, comparisons: Sequence[Comparison]) -> Outcome:
     rows, lacking = [], {}
     for one in comparisons:
         sides = [side.values(store, precision) for side in (one.upper, one.lower)]
-        found = welch(*sides) if all(sides) else None
+        found = paired(*sides)
         states.append(state_of(found, one.above, one.below))
-        rows.append((str(one), *map(_mean, sides), str(found or "–"), states[-1]))
+        means = [_mean(list(values.values())) for values in sides]
+        rows.append((str(one), *means, str(found or "–"), states[-1]))
         for side, values in zip((one.upper, one.lower), sides, strict=True):
             if len(values) < 2:
                 lacking[side.label] = f"{side.label}: {2 - len(values)}"
+        if min(map(len, sides)) > 1 and (found is None or found.half is None):
+            lacking[str(one)] = f"{one}: 2 of the same seeds"
     verdict = decide(dict(enumerate(states)), needed=len(states), refuting=1)
     shown = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[3] != "–")
     header = ("difference", "first", "second", "first − second", "speaks")
@@ -84,21 +88,20 @@ def compared(store: Store, comparisons: Sequence[Comparison]) -> Outcome:
     )
 
 
-def welch(upper: Sequence[float], lower: Sequence[float]) -> Estimate:
-    """The difference of two means, with Welch's interval if both sides have two runs.
+def paired(upper: Mapping[int, float], lower: Mapping[int, float]) -> Estimate | None:
+    r"""The mean difference of runs of the same seeds, with Student's interval.
+
+    .. math:: \bar d \pm t_{0.975, n-1} \, s_d / \sqrt{n}
 
     Args:
-      upper: numbers of one side, at least one.
+      upper: numbers of one side by seed.
       lower: of the other.
 
     Returns:
-      The first mean minus the second.
+      First minus second; without an interval if they share one seed alone, None if none.
     """
-    value = statistics.fmean(upper) - statistics.fmean(lower)
-    if min(len(upper), len(lower)) < 2:
-        return Estimate(value, None)
-    variances = [statistics.variance(side) / len(side) for side in (upper, lower)]
-    return Estimate(value, half_width(variances, [len(side) - 1 for side in (upper, lower)]))
+    differences = [upper[seed] - lower[seed] for seed in upper if seed in lower]
+    return Estimate(*interval(differences)) if differences else None
 
 
 def _mean(values: Sequence[float]) -> str:
