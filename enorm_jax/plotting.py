@@ -55,8 +55,8 @@ def accuracy_over_depth(
 
     One panel without and one with bias, if there are both. Results of the same setting and
     different seeds are pooled; results at other settings become a series of their own, named by
-    what differs. What trained to less than half of the best accuracy would leave no room for the
-    others: it is noted at the foot, as are runs that diverged.
+    what differs. Runs that ended at less than half of the best accuracy would leave no room for
+    the others: they are noted at the foot, as are those that diverged, and have no part in means.
 
     Args:
       results: cells of one data set, from `read_results`.
@@ -84,18 +84,19 @@ def accuracy_over_depth(
         sharey=True,
         layout="constrained",
     )
-    low, high = _limits(results, sources)
+    low, high, cut = _limits(results, sources)
     for axis, bias in zip(axes[0], panels, strict=True):
-        _panel(axis, [result for result in results if result["bias"] == bias], bias, sources, low)
-    if any(axis.texts for axis in axes[0]):  # room for most of a note under the points
-        low -= 0.4 * (high - low)
+        _panel(axis, [result for result in results if result["bias"] == bias], bias, sources, cut)
+    notes = [len(text.get_text()) for axis in axes[0] for text in axis.texts]
+    if notes:  # room under the points, of a panel's some 80 letters
+        low -= (high - low) * max(notes) / (80 - max(notes))
     axes[0][0].set_ylim(low, high)
     axes[0][0].set_ylabel(f"test accuracy on {datasets.pop()} (%)")
     return save(figure, stem)
 
 
-def _limits(results: Sequence[Result], sources: Sequence[str]) -> tuple[float, float]:
-    """Bounds around runs and published points, but not around what is under half of the best.
+def _limits(results: Sequence[Result], sources: Sequence[str]) -> tuple[float, float, float]:
+    """Bounds around runs and published points from half of the best on, and this half.
 
     An interval of two runs may leave them.
     """
@@ -106,10 +107,11 @@ def _limits(results: Sequence[Result], sources: Sequence[str]) -> tuple[float, f
                 known = published.accuracies(source, method, bias).values()
                 values.extend(value for value in known if not math.isnan(value))
     if not values:
-        return 0.0, 100.0
-    values = [value for value in values if value >= max(values) / 2]
+        return 0.0, 100.0, 0.0
+    cut = max(values) / 2
+    values = [value for value in values if value >= cut]
     margin = 0.2 + 0.08 * (max(values) - min(values))
-    return min(values) - margin, max(values) + margin
+    return min(values) - margin, max(values) + margin, cut
 
 
 def save(figure: Figure, stem: Folder) -> list[Folder]:
@@ -137,7 +139,7 @@ def _drawn(figure: Figure, **options: Any) -> bytes:
 
 
 def _panel(
-    axis: Axes, results: list[Result], bias: bool, sources: Sequence[str], low: float
+    axis: Axes, results: list[Result], bias: bool, sources: Sequence[str], cut: float
 ) -> None:
     depths = {result["depth"] for result in results}
     present = {result["method"] for result in results}
@@ -148,7 +150,7 @@ def _panel(
     for method in ordered:
         own = [result for result in results if result["method"] == method]
         for number, (suffix, series) in enumerate(_series(own, mixed)):
-            notes += _draw_series(axis, method, suffix, series, number, low)
+            notes += _draw_series(axis, method, suffix, series, number, cut)
         for source in sources if own[0]["dataset"] == "cifar10" else ():
             points, lost = _draw_published(axis, source, method, bias)
             depths |= points
@@ -198,23 +200,26 @@ def _series(
 
 
 def _draw_series(
-    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int, low: float
+    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int, cut: float
 ) -> list[Note]:
-    """Draws the runs above `low`; returns notes of the others, and of those that diverged."""
+    """Draws the runs from `cut` on; returns notes of the others, and of those that diverged."""
     accuracies, diverged = pooled(results)
-    counts = {len(values) for values in accuracies.values()}
+    shown = {p: [value for value in accuracies[p] if value >= cut] for p in sorted(accuracies)}
+    shown = {depth: values for depth, values in shown.items() if values}
+    counts = {len(values) for values in shown.values()}
     runs = (
         f"n = {min(counts)}" + (f"–{max(counts)}" if len(counts) > 1 else "")
         if counts
+        else "none learned"
+        if accuracies
         else "all diverged"
     )
     name = ", ".join(part for part in (make_method(method).label, suffix) if part)
-    shown = {p: [value for value in accuracies[p] if value >= low] for p in sorted(accuracies)}
-    means = {depth: interval(values) for depth, values in shown.items() if values}
+    summary = [interval(values) for values in shown.values()]
     axis.errorbar(
-        list(means),
-        [mean for mean, _ in means.values()],
-        yerr=[math.nan if half is None else half for _, half in means.values()],
+        list(shown),
+        [mean for mean, _ in summary],
+        yerr=[math.nan if half is None else half for _, half in summary],
         capsize=3,
         markersize=6,
         label=f"{name}, {runs}",
@@ -223,9 +228,9 @@ def _draw_series(
     )
     notes: list[Note] = []
     for depth in sorted(accuracies.keys() | diverged.keys()):
-        below = [value for value in accuracies.get(depth, []) if value < low]
-        lost = [f"{len(below)} at {max(below):.0f} %"] if below else []
-        lost += [f"{diverged[depth]} diverged"] if depth in diverged else []
+        below = [value for value in accuracies.get(depth, []) if value < cut]
+        lost = [f"{len(below)} ≤ {math.ceil(round(max(below), 2))} %"] if below else []
+        lost += [f"{diverged[depth]} NaN"] if depth in diverged else []
         if lost:
             notes.append((depth, method, f"{name}: {', '.join(lost)}"))
     return notes
@@ -256,14 +261,15 @@ def _draw_published(
 
 
 def _draw_notes(axis: Axes, notes: Sequence[Note]) -> None:
-    """Writes notes upright at the foot, those of a depth side by side."""
+    """Writes notes upright at the foot, those of a depth side by side around it."""
+    counts = collections.Counter(depth for depth, _, _ in notes)
     written = collections.Counter[int]()
     for depth, method, text in notes:
         axis.annotate(
             text,
             (depth, 0.02),
             xycoords=("data", "axes fraction"),
-            xytext=(9 * written[depth] - 4, 0),
+            xytext=(9 * (written[depth] - (counts[depth] - 1) / 2), 0),
             textcoords="offset points",
             rotation=90,
             fontsize=7,

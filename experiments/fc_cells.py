@@ -123,8 +123,8 @@ def run_arguments(p: cli.Parser, out: str) -> None:
         type=parse.positive_int,
         metavar="N",
         help="cells trained side by side; default on this machine, where each has a process with "
-        "its own cores: as many as cores on a CPU, one on a GPU, where several share its memory; "
-        "elsewhere: as many as fit",
+        "its own cores: as many as cores on a CPU, one on a GPU, where several are faster and take "
+        "memory as they need it; elsewhere: as many as fit",
     )
     p.add_argument(
         "--executor",

@@ -267,7 +267,12 @@ def run(
         console.print(f"{len(todo)} cells by {executor.engine}", highlight=False)
     elif workers > 1:
         console.print(f"{workers} workers", highlight=False)
-    elif args.workers is None and len(todo) > 1 and jax.default_backend() == "gpu":
+    elif (
+        args.workers is None
+        and not args.data_parallel
+        and len(todo) > 1
+        and jax.default_backend() == "gpu"
+    ):
         console.print(
             "one worker: with --workers 4, cells would train on this GPU while others compile",
             highlight=False,

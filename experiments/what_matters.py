@@ -3,11 +3,11 @@
     python experiments/what_matters.py
 
 trains every change at p = 3, 9 and 15 for 60 epochs, 3 seeds: how pixels are normalized, a
-constant rate with the best epoch, biases, initialization, ENorm's order, its last layer and its c,
-fewer images; and `cures`, other ways than --bias gauge to train ENorm with biases, at p = 1, 3,
-..., 19. A day on 2 cores, minutes on a large GPU with --workers 8: name a few, and see --dry-run.
-Stopped at any moment, the same command goes on. Every cell leaves a JSON file in --out; claims.py
-judges the committed ones in results/variants.
+constant rate with the best epoch, initialization, ENorm's order, its last layer and its c, fewer
+images; and `cures`, other ways than --bias gauge to train ENorm with biases, at p = 1, 3, ..., 19.
+Days on 2 cores: name a few, and see --dry-run. Stopped at any moment, the same command goes on.
+Every cell leaves a JSON file in --out; claims.py judges the committed ones in results/variants,
+beside the study's own settings, which fc_sweep.py trains.
 """
 
 import dataclasses
@@ -29,7 +29,8 @@ from train_cells import train
 from verdicts.runs import DEPTHS, Setting
 from verdicts.variants import AT, CLAIMS, CURES, VARIANTS
 
-NAMES = [claim.name for claim in CLAIMS]
+# Runs with biases at the study's settings are fc_sweep.py's.
+NAMES = [claim.name for claim in CLAIMS if claim.name != "biases"]
 
 
 def parser() -> cli.Parser:

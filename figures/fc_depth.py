@@ -22,24 +22,21 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "experiments" / "results"
 
 
-def of_one(name: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In each panel, the cells of one value of a setting: that of the most runs."""
-    chosen = []
-    for bias in (False, True):
-        own = [cell for cell in cells if cell["bias"] == bias]
-        runs = collections.Counter[Any]()
-        for cell in own:
-            runs[cell[name]] += len(cell["seeds"])
-        most = next((value for value, _ in runs.most_common(1)), None)
-        chosen += [cell for cell in own if cell[name] == most]
-    return chosen
+def most_runs(name: str, cells: list[dict[str, Any]]) -> Any:
+    """The value of a setting with which most runs were made; None without cells."""
+    runs = collections.Counter[Any]()
+    for cell in cells:
+        runs[cell[name]] += len(cell["seeds"])
+    return next((value for value, _ in runs.most_common(1)), None)
 
 
 def of_precision(cells: list[dict[str, Any]], precision: str | None) -> list[dict[str, Any]]:
     """The cells of one precision; if none is named, in each panel of that with the most runs."""
-    if precision is None:
-        return of_one("precision", cells)
-    chosen = [cell for cell in cells if cell["precision"] == precision]
+    chosen = []
+    for bias in (False, True):
+        own = [cell for cell in cells if cell["bias"] == bias]
+        most = precision or most_runs("precision", own)
+        chosen += [cell for cell in own if cell["precision"] == most]
     if not chosen:
         raise InputError(f"no cell in {precision}: choose another --precision")
     return chosen
@@ -77,11 +74,18 @@ def main() -> None:
     cells = [cell for cell in cells if cell["method"] in args.method]
     if not cells:
         raise InputError(f"{args.results} holds no cell of {', '.join(args.method)}: give others")
-    every = {STUDY: "", tuple(METHODS): "_all"}
-    names = every.get(args.method, "_" + "_".join(args.method))
+    short = {STUDY: "", tuple(METHODS): "_all"}
+    ordered = [name for name in METHODS if name in args.method]
+    ordered += [name for name in args.method if name not in ordered]
+    names = short.get(tuple(ordered), "_" + "_".join(ordered))
+    names += "" if args.published == "study" else f"_{args.published}"
     for dataset in sorted({cell["dataset"] for cell in cells}):
-        # Cells of fewer epochs ask other questions.
-        own = of_one("epochs", [cell for cell in cells if cell["dataset"] == dataset])
+        every = [cell for cell in cells if cell["dataset"] == dataset]
+        epochs = most_runs("epochs", every)
+        own = [cell for cell in every if cell["epochs"] == epochs]
+        if len(own) < len(every):
+            print(f"cells of {dataset} that are left out, not of {epochs} epochs: "
+                  f"{len(every) - len(own)}")  # fmt: skip
         if args.precision != "all":
             own = of_precision(own, args.precision)
         for path in accuracy_over_depth(own, out / f"fc_depth_{dataset}{names}", sources):

@@ -129,27 +129,32 @@ def test_a_run_that_diverged_counts_as_chance_and_the_precision_is_that_of_most_
     assert found.figures.startswith("in bfloat16: BN at 64 − BN at 1 +60.00")
 
 
-def test_runs_are_paired_by_seed_and_the_interval_is_students():
-    one = {0: 54.0, 1: 40.0, 2: 55.5, 7: 12.0}
-    two = {2: 52.2, 1: 38.5, 0: 52.0, 9: 90.0}
+def test_the_interval_is_students_of_differences_by_seed():
+    one, two = {0: 54.0, 1: 40.0, 2: 55.5}, {2: 52.2, 1: 38.5, 0: 52.0}
     found = paired(one, two)
     expected = scipy.stats.ttest_rel([54.0, 40.0, 55.5], [52.0, 38.5, 52.2])
     low, high = expected.confidence_interval(0.95)
     assert found.value - found.half == pytest.approx(low)
     assert found.value + found.half == pytest.approx(high)
-    assert paired({1: 1.0}, two).half is None
-    assert paired({5: 1.0}, two) is None
+    assert paired({0: 1.0}, {0: 2.0}).half is None
+    assert paired({}, {}) is None
 
 
-def test_runs_of_other_seeds_are_no_pairs():
+def test_seeds_that_one_side_lacks_have_no_part():
     planted, _ = PLANTED["conv-enorm-baseline"]
-    apart = [
-        result | {"seeds": [5, 6, 7]} if result["method"] == "enorm" else result
+    more = [
+        result | {"seeds": [0, 2, 6], "test_accuracy": [70.1, 70.5, 99.0]}
+        if result["method"] == "enorm"
+        else result
         for result in planted
     ]
+    row = judge("conv-enorm-baseline", more).tables[0].rows[0]
+    assert row[1:3] == ("70.30 (2)", "65.00 (2)")
+    apart = [result | {"seeds": [5, 6, 7]} for result in planted if result["method"] == "enorm"]
+    apart += [result for result in planted if result["method"] != "enorm"]
     found = judge("conv-enorm-baseline", apart)
     assert (found.verdict, found.reason) == ("undecided", "runs are missing")
-    assert "ENorm − Baseline: 2 of the same seeds" in found.missing
+    assert found.missing == "seeds of both: ENorm − Baseline: 2"
 
 
 def test_cells_of_other_experiments_are_found_in_folders_of_their_names(tmp_path):
@@ -157,14 +162,15 @@ def test_cells_of_other_experiments_are_found_in_folders_of_their_names(tmp_path
     from verdicts.findings import ENORM
 
     write_json(tmp_path / "fc.json", of_study(ENORM, 9, [55.0]))
-    for folder, (result, *_) in (("conv", conv()), ("micro_batch", micro({}))):
+    for folder, own in (("conv", conv(enorm=71.0)), ("micro_batch", micro({}))):
         (tmp_path / folder).mkdir()
-        write_json(tmp_path / folder / "cell.json", result)
+        for number, result in enumerate(own):
+            write_json(tmp_path / folder / f"cell{number}.json", result)
     (tmp_path / "mechanisms").mkdir()
-    series = measured("elimination", "tenth_distance", {"bn": [[0.5], [0.6]]})
+    series = measured("elimination", "tenth_distance", {"bn": [[0.5], [0.6]], "gn": [[0.1]]})
     write_json(tmp_path / "mechanisms" / "mechanisms_elimination_cifar10_batch64.json", series)
     (text,) = claims.written(tmp_path).values()
-    assert "| Baseline | 70.00 (3) |" not in text
-    assert "| ENorm − Baseline | – | 70.00 (3) | – | missing |" in text
-    assert "| BN at 64 − BN at 1 | – | 70.00 (3) | – | missing |" in text
-    assert "| BN − GN | 0.55 (2) | – | – | missing |" in text
+    assert "| ENorm − Baseline | 71.00 (3) | 70.00 (3) | +1.00 ± 0.00 | for |" in text
+    assert "| BN at 64 − BN at 1 | 70.00 (3) | 70.00 (3) | +0.00 ± 0.00 | against |" in text
+    assert "| BN − GN | 0.50 (1) | 0.10 (1) | +0.40 | one run |" in text
+    assert "| BN − LN | – | – | – | missing |" in text

@@ -52,7 +52,7 @@ def test_the_figure_names_runs_settings_divergence_and_published_points(tmp_path
     assert png.stat().st_size > 10_000
     text = svg.read_text()
     for part in ("ENorm, c 1.2, n = 2", "ENorm, c 1.1, n = 1", "Baseline, rate 0.05, n = 1",
-                 "Baseline, published, n = 2", "ENorm: 1 diverged", "ENorm, all diverged",
+                 "Baseline, published, n = 2", "ENorm: 1 NaN", "ENorm, all diverged",
                  "ENorm, published: NaN", "with bias, float32"):  # fmt: skip
         assert f"<!-- {part} -->" in text, part
 
@@ -60,10 +60,11 @@ def test_the_figure_names_runs_settings_divergence_and_published_points(tmp_path
 def test_runs_that_learn_nothing_are_noted_and_leave_the_others_their_room(tmp_path):
     trained = [result("baseline", depth=p, accuracy=(52.0, 54.0)) for p in (1, 3)]
     one, _ = accuracy_over_depth(trained, tmp_path / "trained")
-    dead = result("path-sgd", accuracy=(10.0, 9.5, None, 53.0))
+    dead = result("path-sgd", accuracy=(10.0, 24.3, None, 53.0))
     svg, _ = accuracy_over_depth([*trained, dead], tmp_path / "dead")
     texts = [path.read_text() for path in (one, svg)]
-    assert "<!-- Path-SGD: 2 at 10 %, 1 diverged -->" in texts[1]
+    assert "<!-- Path-SGD: 2 ≤ 25 %, 1 NaN -->" in texts[1]
+    assert "<!-- Path-SGD, n = 1 -->" in texts[1]
     for text in texts:
         numbers = map(float, re.findall(r"<!-- ([\d.]+) -->", text))
         assert min(number for number in numbers if number > 19) > 45  # depths end at 19
@@ -73,7 +74,7 @@ def test_notes_of_one_depth_stand_side_by_side(tmp_path):
     lost = [result(accuracy=(None,), bias=True, bias_handling=how) for how in ("scale", "gauge")]
     svg, _ = accuracy_over_depth(lost, tmp_path / "lost")
     places = re.findall(
-        r"<!-- ENorm, bias \w+: 1 diverged -->\n *<g [^>]*translate\(([\d.]+)", svg.read_text()
+        r"<!-- ENorm, bias \w+: 1 NaN -->\n *<g [^>]*translate\(([\d.]+)", svg.read_text()
     )
     assert len(set(places)) == 2
 

@@ -27,14 +27,25 @@ def test_precisions_and_settings_are_never_mixed():
     assert {row[1] for row in found.tables[0].rows[:-1]} == {"bfloat16"}
 
 
-def test_diverged_runs_are_counted_and_a_side_that_only_diverged_is_the_lower_one():
-    some = [cell(ENORM, p, [55.0, 55.1, None]) for p in DEPTHS]
+@pytest.mark.parametrize("lost", [None, 10.0])
+def test_failed_runs_are_counted_apart_and_a_side_that_only_failed_is_the_lower_one(lost):
+    some = [cell(ENORM, p, [55.0, 55.1, lost]) for p in DEPTHS]
     found = judge("enorm-baseline", some, cells(BASELINE, 53.0))
     assert found.verdict == "holds"
-    assert found.tables[0].rows[0][2] == "55.05 (2, 1 diverged)"
-    lost = [cell(ENORM, p, [None, None]) for p in DEPTHS]
-    assert judge("enorm-baseline", lost, cells(BASELINE, 53.0)).verdict == "does not hold"
-    assert "2 diverged" in readme.results(Store(lost))
+    assert found.tables[0].rows[0][2] == "55.05 (2, 1 failed)"
+    every = [cell(ENORM, p, [lost, lost]) for p in DEPTHS]
+    assert judge("enorm-baseline", every, cells(BASELINE, 53.0)).verdict == "does not hold"
+    assert "2 failed" in readme.results(Store(every))
+
+
+def test_all_four_methods_are_compared_in_one_precision_at_a_depth():
+    narrow = [cells(s, 54.0, seeds=3) for s in (BASELINE, BN, ENORM, BOTH)]
+    wide = [cells(s, 54.5, precision="bfloat16", seeds=3) for s in (BASELINE, BN, ENORM, BOTH)]
+    wide[0] = cells(BASELINE, 54.5, precision="bfloat16", seeds=5)
+    store = Store([result for own in (*narrow, *wide) for result in own])
+    for settings in ([ENORM, BOTH], [BN], [BASELINE, ENORM]):
+        assert store.precision(settings, [9]) == "bfloat16"
+    assert Store([r for own in (*narrow, *wide[1:]) for r in own]).precision([BN], [9]) == "float32"
 
 
 def test_divergence_with_bias_is_judged_from_the_first_epoch_of_runs_of_any_length():

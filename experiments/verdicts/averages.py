@@ -19,7 +19,7 @@ def on_average(
       upper: claimed to be above.
       lower: claimed to be below.
       depths: where they are compared.
-      enough: at how many depths two runs of both have to have finished.
+      enough: at how many depths two runs of both have to have learned.
 
     Returns:
       The outcome, decided by whether the interval of the mean over those depths leaves 0 out.
@@ -59,8 +59,8 @@ def between_depths(
       store: all runs.
       setting: the setting; in one precision at all depths.
       high: depths claimed to be above.
-      low: depth claimed to be below, where two runs have to have finished.
-      enough: at how many of `high` two runs have to have finished.
+      low: depth claimed to be below, where two runs have to have learned.
+      enough: at how many of `high` two runs have to have learned.
       margin: what does not count as below, in percent.
 
     Returns:

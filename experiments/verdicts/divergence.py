@@ -16,10 +16,8 @@ from verdicts.outcome import (
     reason,
     tally,
 )
-from verdicts.runs import Run, Runs, Setting
+from verdicts.runs import CHANCE, LEARNED, Run, Runs, Setting
 from verdicts.store import Store
-
-CHANCE, LEARNED = 10.0, 30.0  # percent of ten classes; and what no untrained network has
 
 
 def lost_in_first_epoch(run: Run) -> bool:

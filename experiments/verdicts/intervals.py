@@ -87,10 +87,10 @@ def contrast(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate:
 
     Args:
       store: all runs.
-      terms: weights, and runs of which at least one finished.
+      terms: weights, and runs of which at least one learned.
 
     Returns:
-      The sum; without an interval if fewer than two runs of a term finished.
+      The sum; without an interval if fewer than two runs of a term learned.
     """
     value = math.fsum(weight * runs.mean for weight, runs in terms)
     if any(len(runs.accuracies) < 2 for _, runs in terms):
@@ -111,11 +111,11 @@ def prediction(store: Store, runs: Runs, count: int) -> Estimate:
 
     Args:
       store: all runs.
-      runs: of which at least one finished.
+      runs: of which at least one learned.
       count: number m of further runs.
 
     Returns:
-      Our mean and the interval's half-width; none if fewer than two runs finished.
+      Our mean and the interval's half-width; none if fewer than two runs learned.
     """
     if len(runs.accuracies) < 2:
         return Estimate(runs.mean, None)

@@ -23,7 +23,7 @@ def ordered(
     """Whether, at enough depths, the first setting of each pair is above the second.
 
     A depth speaks for it if the interval of every difference lies above ``-margin``, against it
-    if that of one lies below 0. Runs that diverged have no accuracy; where all of a side did,
+    if that of one lies below 0. Runs that failed have no accuracy; where all of a side did,
     two at least, that side is the lower one.
 
     Args:
@@ -99,7 +99,7 @@ def _compare(
 
 
 def difference(store: Store, upper: Runs, lower: Runs) -> Estimate | None:
-    """Mean of one minus mean of the other; None if no run of a side finished."""
+    """Mean of one minus mean of the other; None if no run of a side learned."""
     if not upper.accuracies or not lower.accuracies:
         return None
     return contrast(store, [(1.0, upper), (-1.0, lower)])
@@ -123,8 +123,8 @@ def _published(pair: Pair, depth: int, source: Source) -> float:
 
 
 def _state(estimate: Estimate | None, upper: Runs, lower: Runs, margin: float) -> State:
-    if upper.all_diverged and len(lower.accuracies) > 1:
+    if upper.all_failed and len(lower.accuracies) > 1:
         return "against"
-    if lower.all_diverged and len(upper.accuracies) > 1:
+    if lower.all_failed and len(upper.accuracies) > 1:
         return "for"
     return state_of(estimate, above=-margin)

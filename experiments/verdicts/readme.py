@@ -103,5 +103,5 @@ def _beside_study(runs: Runs) -> str:
         return ""
     known = runs.setting.published(runs.depth)
     study = "" if known is None else f" ({known:.2f})"
-    lost = f", {runs.diverged} diverged" if runs.diverged else ""
-    return (f"{runs.mean:.2f}" if runs.accuracies else "–") + study + lost
+    failed = f", {runs.failed} failed" if runs.failed else ""
+    return (f"{runs.mean:.2f}" if runs.accuracies else "–") + study + failed

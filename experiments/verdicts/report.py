@@ -13,7 +13,7 @@ HEAD = """# What holds of what was published
 
 Written by `python experiments/claims.py` from the cells in {folder}; every figure
 comes from there or from the published tables in `enorm_jax/published/`. The tests were stated when
-most of the runs had yet to be made.
+most of the runs had yet to be made; those that were not say so below.
 """
 
 READING = """## How to read it
@@ -21,9 +21,10 @@ READING = """## How to read it
 **Runs.** Cells of the same setting are pooled, each seed once: CIFAR-10, width 500, 60 epochs,
 batches of 256, weight decay 0.001, c = 1.2, published learning rates, and nothing else changed
 but what a claim names. Tables give the mean test accuracy in percent and, in parentheses, the
-number of runs; those that diverged have no accuracy and stand beside it. A comparison is made in
-one precision of the matrix products, at each depth the one with the most runs. p = 3–7 stands for
-p = 3, 5, 7.
+number of runs. Those that failed, which diverged or ended under 30 %, stand beside it and have no
+part in it. A comparison is made in one precision of the matrix products, at each depth the one
+with the most runs (of all four methods without bias, where only such are compared). p = 3–7 stands
+for p = 3, 5, 7.
 
 **Intervals** are of 95 %, by Student's t after Welch and Satterthwaite: both sides keep their own
 variance, which is taken from all depths of a setting and precision together, since two or three
@@ -36,10 +37,10 @@ has *one run* (n = 1) or none (*missing*). In parentheses behind a difference
 stands the published one. A last row *mean* is over the depths with an interval; it decides nothing.
 
 **Convolutional networks** and what is measured inside them are compared seed by seed, since runs of
-a seed start from the same kernels: the interval is Student's, of the differences of the seeds that
-both sides have. A run that diverged counts as 10 %, chance. (Until two of three seeds of the
-convolutional sweep were in, the test was Welch's, with seeds taken as independent; their networks,
-which end in a ReLU, turned out to lose outputs by their initial kernels.)
+a seed start from the same kernels: means are over the seeds that both sides have, and the interval
+is Student's, of their differences. A run that diverged counts as 10 %, chance. This test was stated
+after two of three seeds of ENorm's convolutional network, and before any other of these runs: the
+first one took seeds as independent, but networks of a seed turned out to be good or bad together.
 
 Standard deviation of a run about the mean of its depth, in percent, with degrees of freedom:
 """

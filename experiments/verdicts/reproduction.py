@@ -20,7 +20,7 @@ class Point:
     Attributes:
       runs: ours.
       away: our mean minus the published value, with the half-width of the prediction interval
-        for as many runs as were published; None if none of ours finished.
+        for as many runs as were published; None if none of ours learned.
     """
 
     runs: Runs
@@ -30,7 +30,7 @@ class Point:
     def state(self) -> State:
         """For the claim if the published value lies in a narrow interval, against it if outside."""
         if self.away is None:
-            return "against" if self.runs.all_diverged else "missing"
+            return "against" if self.runs.all_failed else "missing"
         if self.away.half is None:
             return "one run"
         if abs(self.away.value) > self.away.half:
@@ -42,10 +42,10 @@ class Point:
         """As in ``+0.35 ± 0.80 (2)``, with the number of our runs."""
         if self.away is None:
             return str(self.runs)
-        lost = f", {self.runs.diverged} diverged" if self.runs.diverged else ""
+        failed = f", {self.runs.failed} failed" if self.runs.failed else ""
         rounded = ", bfloat16" if self.runs.precision == "bfloat16" else ""
         outside = ", outside" if self.state == "against" else ""
-        return f"{self.away} ({len(self.runs.accuracies)}{lost}{rounded}{outside})"
+        return f"{self.away} ({len(self.runs.accuracies)}{failed}{rounded}{outside})"
 
 
 def beside_published(store: Store, setting: Setting, depth: int) -> Point:

@@ -11,7 +11,7 @@ from enorm_jax import published
 from enorm_jax.cell import Cell
 from enorm_jax.errors import InputError
 from enorm_jax.layers import Precision
-from enorm_jax.methods import make_method
+from enorm_jax.methods import STUDY, make_method
 from enorm_jax.optimizer import Schedule
 from enorm_jax.rates import learning_rate, read_winners
 from enorm_jax.state_rescaling import StateBias
@@ -20,9 +20,11 @@ from fc_cells import RATES
 DEPTHS = tuple(range(1, 20, 2))
 SHALLOW, DEEP = DEPTHS[:5], DEPTHS[5:]  # up to p = 9, and above
 EPOCHS = 60
+CHANCE, LEARNED = 10.0, 30.0  # percent of ten classes; and what no untrained network has
 C = 1.2
-# The largest c, in hundredths, at which the published rate times `bias_amplification` at the start
-# is 35 or less; 1.2 in networks less deep.
+# Steps of biases up to which short runs were stable: published rate times `bias_amplification`.
+AMPLIFIED = 35
+# The largest c, in hundredths, that keeps them so; 1.2 does in networks less deep.
 C_BY_DEPTH = {9: 1.15, 11: 1.1, 13: 1.07, 15: 1.06, 17: 1.06, 19: 1.05}
 
 Source = Literal["study", "original"]  # of published accuracies
@@ -102,7 +104,7 @@ class Setting:
         return published.accuracies(source, self.method, self.bias).get(depth)
 
 
-BASELINE, BN, ENORM, BOTH = map(Setting, ("baseline", "bn", "enorm", "enorm+bn"))
+PLAIN = BASELINE, BN, ENORM, BOTH = tuple(map(Setting, STUDY))
 
 
 def rate_of(cell: Cell) -> float:
@@ -146,28 +148,29 @@ class Runs:
 
     @property
     def accuracies(self) -> list[float]:
-        """Of the runs that finished (%)."""
-        return [run.accuracy for run in self.runs if run.accuracy is not None]
+        """Of the runs that learned (%); those that failed have no part in means and spreads."""
+        of = [run.accuracy for run in self.runs if run.accuracy is not None]
+        return [accuracy for accuracy in of if accuracy >= LEARNED]
 
     @property
-    def diverged(self) -> int:
-        """How many runs did not finish."""
+    def failed(self) -> int:
+        """How many runs diverged, or ended no better than an untrained network."""
         return len(self.runs) - len(self.accuracies)
 
     @property
-    def all_diverged(self) -> bool:
-        """Whether there are two runs or more, and none finished."""
-        return self.diverged > 1 and not self.accuracies
+    def all_failed(self) -> bool:
+        """Whether there are two runs or more, and none learned."""
+        return self.failed > 1 and not self.accuracies
 
     @property
     def mean(self) -> float:
-        """Mean accuracy (%) of the runs that finished; there must be one."""
+        """Mean accuracy (%) of the runs that learned; there must be one."""
         return statistics.fmean(self.accuracies)
 
     def __str__(self) -> str:
-        """Mean and number of runs, those that diverged beside them: ``52.58 (2, 1 diverged)``."""
+        """Mean and number of runs, those that failed beside them: ``52.58 (2, 1 failed)``."""
         found = self.accuracies
-        lost = f"{self.diverged} diverged" if self.diverged else ""
+        failed = f"{self.failed} failed" if self.failed else ""
         if not found:
-            return f"– ({lost})" if lost else "–"
-        return f"{self.mean:.2f} ({', '.join(filter(None, [str(len(found)), lost]))})"
+            return f"– ({failed})" if failed else "–"
+        return f"{self.mean:.2f} ({', '.join(filter(None, [str(len(found)), failed]))})"

@@ -56,24 +56,26 @@ def compared(store: Store, comparisons: Sequence[Comparison]) -> Outcome:
       The outcome: it holds if all speak for the claim, and not if one speaks against it.
     """
 
+    def of(one: Comparison, precision: Precision) -> tuple[dict[int, float], dict[int, float]]:
+        upper, lower = (side.values(store, precision) for side in (one.upper, one.lower))
+        seeds = sorted(upper.keys() & lower.keys())
+        return {seed: upper[seed] for seed in seeds}, {seed: lower[seed] for seed in seeds}
+
     def counts(precision: Precision) -> tuple[int, int]:
-        of = [[len(s.values(store, precision)) for s in (c.upper, c.lower)] for c in comparisons]
-        return sum(map(min, of)), sum(map(sum, of))
+        shared = [len(of(one, precision)[0]) for one in comparisons]
+        every = [len(s.values(store, precision)) for c in comparisons for s in (c.upper, c.lower)]
+        return sum(shared), sum(every)
 
     precision = of_most_runs(counts)
     states: list[State] = []
-    rows, lacking = [], {}
+    rows, lacking = [], []
     for one in comparisons:
-        sides = [side.values(store, precision) for side in (one.upper, one.lower)]
-        found = paired(*sides)
+        upper, lower = of(one, precision)
+        found = paired(upper, lower)
         states.append(state_of(found, one.above, one.below))
-        means = [_mean(list(values.values())) for values in sides]
-        rows.append((str(one), *means, str(found or "–"), states[-1]))
-        for side, values in zip((one.upper, one.lower), sides, strict=True):
-            if len(values) < 2:
-                lacking[side.label] = f"{side.label}: {2 - len(values)}"
-        if min(map(len, sides)) > 1 and (found is None or found.half is None):
-            lacking[str(one)] = f"{one}: 2 of the same seeds"
+        rows.append((str(one), _mean(upper), _mean(lower), str(found or "–"), states[-1]))
+        if len(upper) < 2:
+            lacking.append(f"{one}: {2 - len(upper)}")
     verdict = decide(dict(enumerate(states)), needed=len(states), refuting=1)
     shown = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[3] != "–")
     header = ("difference", "first", "second", "first − second", "speaks")
@@ -84,7 +86,7 @@ def compared(store: Store, comparisons: Sequence[Comparison]) -> Outcome:
         f"in {precision}: {shown}" if shown else "no runs",
         (table,),
         why if verdict == "undecided" else "",
-        f"runs: {', '.join(lacking.values())}" if lacking else "",
+        f"seeds of both: {', '.join(lacking)}" if lacking else "",
     )
 
 
@@ -95,16 +97,16 @@ def paired(upper: Mapping[int, float], lower: Mapping[int, float]) -> Estimate |
 
     Args:
       upper: numbers of one side by seed.
-      lower: of the other.
+      lower: of the other, of the same seeds.
 
     Returns:
-      First minus second; without an interval if they share one seed alone, None if none.
+      First minus second; without an interval if there is one seed, None if there is none.
     """
-    differences = [upper[seed] - lower[seed] for seed in upper if seed in lower]
+    differences = [upper[seed] - lower[seed] for seed in upper]
     return Estimate(*interval(differences)) if differences else None
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Mapping[int, float]) -> str:
     if not values:
         return "–"
-    return f"{statistics.fmean(values):.2f} ({len(values)})".replace("-", "−")
+    return f"{statistics.fmean(values.values()):.2f} ({len(values)})".replace("-", "−")

@@ -6,7 +6,7 @@ from typing import Any
 
 from enorm_jax.cell import LATER, POOLED, Cell, same_setting
 from enorm_jax.layers import PRECISIONS, Precision
-from verdicts.runs import EPOCHS, Run, Runs, Setting
+from verdicts.runs import EPOCHS, PLAIN, Run, Runs, Setting
 
 # A run of one epoch is the first epoch of a longer one, so that epochs are no part of the key.
 KEYS = [f.name for f in dataclasses.fields(Cell) if f.name not in (*POOLED, "epochs")]
@@ -79,6 +79,9 @@ class Store:
     ) -> Precision:
         """The precision to compare settings in: that of the most runs a side, then of all runs.
 
+        Methods of the study without bias are compared in that of all four, so that a point is made
+        of the same runs in every table.
+
         Args:
           settings: the sides of a comparison.
           depths: at which they are compared.
@@ -87,6 +90,8 @@ class Store:
         Returns:
           ``"float32"`` if both have as many.
         """
+        if {*settings} <= {*PLAIN}:
+            settings = PLAIN
 
         def counts(precision: Precision) -> tuple[int, int]:
             of = [len(self.at(s, p, precision, any_epochs).runs) for s in settings for p in depths]
