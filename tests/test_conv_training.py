@@ -74,6 +74,7 @@ def test_an_epoch_is_momentum_sgd_on_crops_and_enorm_of_weights_and_momentum(rec
     assert len(trace) == 9
 
 
+@pytest.mark.slow
 def test_test_images_are_cropped_in_the_middle(recipe, blobs):
     hyper = jax.tree.map(
         lambda leaf: leaf[0], hyperparameters(1, learning_rate=0.05, c=1.1, weight_decay=0.0)

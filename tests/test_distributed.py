@@ -152,6 +152,7 @@ def test_processes_that_cannot_join_are_one_line():
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_waited_for_and_then_told_of(rank):
     """JAX itself ends the process with an abort and a stack of C++."""
     where = f"{unused_address()},2,{rank}"

@@ -103,6 +103,7 @@ def test_a_point_is_the_first_epoch_of_the_study_s_sixty(script, blobs):
     np.testing.assert_array_equal(rates, np.float32(0.05))
 
 
+@pytest.mark.slow
 def test_points_are_trained_once_and_their_boundary_drawn(script, monkeypatch, tmp_path, capsys):
     bias = ["bias", "--depths", "0", "--c", "1.2", "--lr", "0.1,1e30", "--out", tmp_path, *TINY]
     run(monkeypatch, script.main, *bias)

@@ -385,6 +385,7 @@ def test_a_new_gauge_changes_nothing():
     chex.assert_trees_all_equal(gauge_gradients(grads, initial_gauge(network())), grads)
 
 
+@pytest.mark.slow
 def test_jit_scan_vmap_and_donation_give_the_same():
     optimizer = equi_normalize(optax.adam(1e-2), c=1.2, every=2, bias="gauge")
     nets = [network(seed) for seed in range(2)]

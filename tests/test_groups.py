@@ -143,6 +143,7 @@ for name in params:
 """
 
 
+@pytest.mark.slow
 def test_seeds_sharded_over_devices():
     flags = "--xla_force_host_platform_device_count=4"
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path)}

@@ -97,6 +97,7 @@ def test_step_by_step_is_the_epoch_in_one_program(blobs):
     chex.assert_trees_all_close(after, want, rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_from_the_host_train_the_same_network_bit_by_bit(blobs, monkeypatch):
     monkeypatch.setattr(stepwise, "EVALUATION_BATCH", 6)  # 20 images: 6 + 6 + 6 + 2
     its = small(dataclasses.replace(RESNET, batch_size=10), blobs)  # 46: a last batch of 6
@@ -113,6 +114,7 @@ def test_batches_from_the_host_train_the_same_network_bit_by_bit(blobs, monkeypa
     chex.assert_trees_all_equal(*found)
 
 
+@pytest.mark.slow
 def test_data_that_would_fill_a_device_stays_on_the_host(blobs, monkeypatch):
     its = small(dataclasses.replace(RESNET, method="baseline"), blobs)
     monkeypatch.setattr(program, "memory_size", lambda: 2 * blobs.nbytes - 1)
@@ -135,6 +137,7 @@ def test_evaluation_by_steps_counts_every_image_once(blobs, monkeypatch):
     chex.assert_trees_all_close(found, want, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_enorm_rescales_momentum_against_weights(blobs, rng):
     """What a weight's motion does to the function is W m, which no rescaling may change."""
     its = recipe_of(CONV, blobs)
@@ -182,6 +185,7 @@ def test_equal_networks_share_a_program(blobs):
 
 
 @pytest.mark.parametrize("cell", [CONV, RESNET], ids=["conv", "resnet"])
+@pytest.mark.slow
 def test_in_bfloat16_a_network_has_the_same_parameters_and_groups(blobs, cell):
     """And its outputs differ by the rounding of what its convolutions multiply."""
     narrow = dataclasses.replace(cell, precision="bfloat16")

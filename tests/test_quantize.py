@@ -54,6 +54,7 @@ def test_too_few_bits_are_named():
         quantize_weights({"kernel": jnp.ones((2, 2))}, 1)
 
 
+@pytest.mark.slow
 def test_the_script_measures_a_lopsided_network_before_and_after(blobs, rng):
     params = FullyConnected(depth=1, width=6, classes=3).init(
         jax.random.key(0), jnp.ones((1, 2, 2, 3)), train=False

@@ -4,12 +4,14 @@ from pathlib import Path
 import chex
 import jax
 import optax
+import pytest
 
 from enorm_jax import enorm_step
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_python_examples_run():
     training, momentum, *_ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     scope: dict = {}
@@ -24,6 +26,7 @@ def test_the_python_examples_run():
     chex.assert_trees_all_close(scope["params"], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_table_of_an_own_network_is_what_is_printed(capsys):
     _, _, own, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     (table,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
@@ -31,6 +34,7 @@ def test_the_table_of_an_own_network_is_what_is_printed(capsys):
     assert capsys.readouterr().out == table
 
 
+@pytest.mark.slow
 def test_the_example_of_other_normalizations_trains_on_one_image():
     *_, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     scope: dict = {}

@@ -36,6 +36,7 @@ def test_an_engines_cost_is_a_line_through_few_and_many_cells():
     assert fitted["cells_per_hour"] == 1440
 
 
+@pytest.mark.slow
 def test_an_engine_pays_sooner_with_longer_cells_and_never_if_it_costs_too_much():
     def least(seconds, found=FOUND):
         return scale_page.break_even(found, "ray", 10, seconds)

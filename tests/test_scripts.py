@@ -75,6 +75,7 @@ def test_one_worker_on_a_gpu_is_told_that_several_are_faster(run_script, monkeyp
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_a_sweep_goes_on_in_the_precision_that_it_began_in(run_script, tmp_path, precision):
     sweep = ["--method", "baseline", "--depths", "1", "--out", tmp_path, *SMALL]
     sweep += ["--precision", "auto"]
@@ -175,6 +176,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(run_script, tmp_path):
     assert comparable(killed) == comparable(whole)
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on(tmp_path):
     endless = "--epochs", "100000"  # however late the signal comes
     child, (_, err) = start_and_signal(tmp_path, signal.SIGINT, *endless)

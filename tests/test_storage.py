@@ -194,6 +194,7 @@ def test_a_cell_in_a_bucket_goes_on_where_it_was_stopped_with_the_bits_of_a_fold
     assert names == {cell.result_path(place).name, cell.params_path(place).name}
 
 
+@pytest.mark.slow
 def test_a_bucket_that_fails_in_the_middle_is_one_line_and_the_cell_goes_on(
     bucket, tmp_path, monkeypatch
 ):
@@ -238,6 +239,7 @@ def test_folders_are_absolute_and_buckets_are_told_apart(monkeypatch, tmp_path):
     assert not is_bucket(as_folder("runs"))
 
 
+@pytest.mark.slow
 def test_a_folders_claim_is_freed_by_its_holders_death(tmp_path):
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -143,6 +143,7 @@ def test_asking_for_restarts_runs_only_what_diverged(blobs):
     assert without_done_seeds(again, [result | {"restarts": 1}]) is None
 
 
+@pytest.mark.slow
 def test_a_stopped_restart_goes_on(blobs, tmp_path, monkeypatch):
     pretend_lost(monkeypatch, 1)
     cell = dataclasses.replace(CELL, restarts=1)

@@ -101,6 +101,7 @@ def test_evaluation_counts_every_image_once(blobs, monkeypatch):
     np.testing.assert_allclose(whole[1], np.mean(np.argmax(logits, axis=1) == blobs.test_labels))
 
 
+@pytest.mark.slow
 def test_runs_in_parallel_equal_runs_one_by_one(blobs):
     """Seeds and learning rates are one vmapped program."""
     recipe = make_recipe(blobs, "enorm+bn")
@@ -115,6 +116,7 @@ def test_runs_in_parallel_equal_runs_one_by_one(blobs):
         np.testing.assert_allclose(together.losses[run], alone.losses[0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_from_the_host_train_as_data_on_the_device(blobs, monkeypatch):
     """There an epoch is one program, here each of its six steps."""
     monkeypatch.setattr("enorm_jax.stepwise.EVALUATION_BATCH", 6)  # 20 images: 6 + 6 + 6 + 2
@@ -160,6 +162,7 @@ def test_resuming_ends_with_the_same_bits(blobs):
     chex.assert_trees_all_equal(jax.device_get(rest.states), whole)
 
 
+@pytest.mark.slow
 def test_training_learns(blobs):
     program = compile_program(make_recipe(blobs, "enorm", epochs=30, width=32), blobs, 2)
     *_, last = fit(program, [0, 1], make_hyper(2), epochs=30)

@@ -67,6 +67,7 @@ def test_he_normal_has_he_s_variance_and_is_not_cut_off():
     assert abs(kernel).max() > 3
 
 
+@pytest.mark.slow
 def test_images_beyond_the_first_n_are_never_trained_on(blobs):
     own, state = start(blobs, train_images=20)
     images, labels = jnp.asarray(blobs.train_images), jnp.asarray(blobs.train_labels)

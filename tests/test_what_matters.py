@@ -112,6 +112,7 @@ def test_c_by_depth_is_the_largest_that_keeps_rate_times_amplification_stable(de
     assert Setting("enorm", c="by depth").cell(depth, "float32").c == c
 
 
+@pytest.mark.slow
 def test_the_command_trains_what_is_named_once_and_tabulates_it(run_script, tmp_path):
     small = ("--dataset", "digits", "--depths", "1", "--epochs", "1", "--seeds", "2")
     small += ("--width", "20", "--workers", "1", "--out", tmp_path)

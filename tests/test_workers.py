@@ -66,6 +66,7 @@ def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path):
     assert not read_results(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_worker_reaches_the_user(tmp_path):
     CELL.checkpoint_path(tmp_path).write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="is damaged: delete it"):
