@@ -1,4 +1,4 @@
-"""Runs a cell: seeds in parallel, saved every epoch, restarted where they diverged."""
+"""Runs a cell: seeds in parallel, saved as they train, restarted where they diverged."""
 
 import functools
 import json
@@ -21,6 +21,9 @@ from enorm_jax.program import Program, compile_program
 from enorm_jax.recipe import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
 from enorm_jax.results import provenance, write_json
 from enorm_jax.storage import Folder, remove_unfinished
+
+# An epoch takes a GPU less time than a disk takes to write what it leaves.
+SAVING = 0.1
 
 
 def recipe_of(cell: Cell, dataset: Dataset, together: bool = False) -> Recipe:
@@ -66,8 +69,10 @@ def run_cell(
 ) -> dict[str, Any]:
     """Trains a cell's seeds in parallel and writes its file, going on where it was stopped.
 
-    After every epoch the states are written beside the file, so that a killed run loses the
-    epoch in progress at most; what it ends with is the same, bit by bit.
+    After epochs the states are written beside the file, as often as takes a tenth of the time: a
+    killed run loses the epoch in progress, and where epochs take less than ten times as long as
+    their writing, as on a GPU, those since the last one written. What it ends with is the same, bit
+    by bit.
 
     Args:
       cell: the cell.
@@ -176,7 +181,7 @@ def _train(
     states: TrainState | None,
     on_epoch: Callable[[Epoch], None],
 ) -> TrainState:
-    """Trains the last attempt to its end, saving every epoch; returns the final states."""
+    """Trains the last attempt to its end, saving as it goes; returns the final states."""
     history = attempts[-1]
     done = len(history["seconds"])
     if states is not None and (done == cell.epochs or all(history["diverged"])):
@@ -187,16 +192,45 @@ def _train(
     history["compile_seconds"] = time.perf_counter() - start
     hyper = _hyper(cell, runs)
     resume = None if states is None else (done, states)
+    metadata = {"attempts": attempts, "origins": origins}  # grows with the history
+    saver = _Saver(lambda states: save_arrays(cell.checkpoint_path(folder), states, metadata))
     for epoch in fit(program, history["seeds"], hyper, cell.epochs, resume=resume):
         record(history, epoch)
         states = epoch.states
-        metadata = {"attempts": attempts, "origins": origins}
-        save_arrays(cell.checkpoint_path(folder), states, metadata)
-        on_epoch(epoch)
-        if all(history["diverged"]):
+        last = epoch.index + 1 == cell.epochs or all(history["diverged"])
+        saved = saver.offer(states, last)
+        try:
+            on_epoch(epoch)
+        except BaseException:  # an interruption, most of all
+            if not saved:
+                saver.save(states)
+            raise
+        if last:
             break
     assert states is not None
     return states
+
+
+class _Saver:
+    """Saves states as often as takes a share `SAVING` of the time, the first ones at once."""
+
+    def __init__(self, save: Callable[[Any], None]):
+        self._save = save
+        self._cost, self._since = 0.0, 0.0
+
+    def offer(self, states: Any, now: bool) -> bool:
+        """Saves them if enough time has passed, or in any case; tells whether it did."""
+        due = self._cost == 0 or (time.perf_counter() - self._since) * SAVING >= self._cost
+        if due or now:
+            self.save(states)
+        return due or now
+
+    def save(self, states: Any) -> None:
+        """Saves them, and keeps in mind how long that took."""
+        start = time.perf_counter()
+        self._save(states)
+        self._since = time.perf_counter()
+        self._cost = self._since - start
 
 
 # Cells that differ only in what is traced share a program; one is kept, for the data it holds.

@@ -184,7 +184,7 @@ def written(found: dict[str, Any], benchmark: dict[str, Any]) -> str:
         f"- Two workers get {gain:.2f} times as many cells through as one; their cells are short "
         "here, so that starting counts.",
         f"- A cell takes {overhead(local, 'local, 2 workers'):.1f} s of its worker beside its "
-        "epochs (test passes, checkpoints after each epoch, the result), "
+        "epochs (test passes, checkpoints, the result), "
         f"{overhead(ray, 'ray'):.1f} s with Ray and {overhead(slurm, 'slurm:local'):.1f} s with "
         "`slurm:local`, submitit's stand-in for Slurm, which starts a process a cell: imports, "
         "data, and reading the compiled program.",

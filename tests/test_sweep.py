@@ -80,6 +80,51 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(blobs, tmp_path, cel
     assert progress(cell, folder) == 0
 
 
+def test_saving_takes_a_tenth_of_the_time(monkeypatch):
+    clock, saved = [0.0], []
+
+    def save(epoch):
+        saved.append(epoch)
+        clock[0] += 0.5
+
+    monkeypatch.setattr(sweep.time, "perf_counter", lambda: clock[0])
+    saver = sweep._Saver(save)
+    for epoch in range(100):
+        clock[0] += 0.125
+        assert saver.offer(epoch, now=epoch == 99) == (saved[-1:] == [epoch])
+    assert saved == [0, 40, 80, 99]  # 5 seconds of training apart
+
+
+def test_what_was_not_saved_is_trained_again_and_an_interruption_loses_nothing(
+    blobs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sweep, "SAVING", 0.0)  # the first epoch and the last
+    whole = run_cell(CELL, blobs, tmp_path / "whole")
+
+    def stop(epoch):
+        if epoch.index == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(CELL, blobs, tmp_path / "interrupted", on_epoch=stop)
+    assert progress(CELL, tmp_path / "interrupted") == 3
+
+    def killed(*args, **kwargs):
+        for epoch in real_fit(*args, **kwargs):
+            yield epoch
+            if epoch.index == 2:
+                raise RuntimeError("while the fourth epoch trains")
+
+    real_fit = sweep.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "fit", killed)
+        with pytest.raises(RuntimeError):
+            run_cell(CELL, blobs, tmp_path / "killed")
+    assert progress(CELL, tmp_path / "killed") == 1
+    for folder in ("interrupted", "killed"):
+        assert untimed(run_cell(CELL, blobs, tmp_path / folder)) == untimed(whole)
+
+
 def test_a_cell_whose_seeds_all_diverged_stops_early(blobs, tmp_path):
     lost = dataclasses.replace(CELL, method="baseline", c=None, learning_rate=1e30)
     seen = []
