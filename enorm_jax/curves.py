@@ -8,7 +8,7 @@ import numpy as np
 
 from enorm_jax import published
 from enorm_jax.cell import LATER
-from enorm_jax.methods import METHODS
+from enorm_jax.methods import in_order
 
 Result = dict[str, Any]
 OF_ENORM = ("bias_handling", "order", "balance_last", "of_norms")
@@ -44,8 +44,7 @@ def comparable(results: Iterable[Result], depth: int, bias: bool) -> dict[str, l
         return {}
     together = max(groups.values(), key=_setting)
     found = {}
-    present = {result["method"] for result in together}
-    for method in [*(m for m in METHODS if m in present), *sorted(present - set(METHODS))]:
+    for method in in_order(result["method"] for result in together):
         own: dict[tuple[Any, ...], list[Result]] = collections.defaultdict(list)
         for result in together:
             if result["method"] == method:

@@ -9,7 +9,7 @@ with the reason; `METHODS` are those of the papers.
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -232,3 +232,21 @@ METHODS: dict[str, Method] = {
         )
     )
 }
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of methods in the order of `METHODS`, and then those of other combinations.
+
+    Args:
+      names: in any order.
+
+    Returns:
+      Each once.
+
+    Example:
+      >>> from enorm_jax.methods import in_order
+      >>> in_order(["enorm+wn", "gn", "bn"])
+      ['bn', 'gn', 'enorm+wn']
+    """
+    present = set(names)
+    return [*(name for name in METHODS if name in present), *sorted(present - METHODS.keys())]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from enorm_jax import published
 from enorm_jax.cell import LATER
-from enorm_jax.methods import METHODS, make_method
+from enorm_jax.methods import in_order, make_method
 from enorm_jax.results import interval, pooled
 from enorm_jax.storage import Folder, write_whole
 
@@ -142,12 +142,10 @@ def _panel(
     axis: Axes, results: list[Result], bias: bool, sources: Sequence[str], cut: float
 ) -> None:
     depths = {result["depth"] for result in results}
-    present = {result["method"] for result in results}
-    ordered = [*(m for m in METHODS if m in present), *sorted(present - set(METHODS))]
     precisions = {result["precision"] for result in results}
     mixed = {"precision"} if len(precisions) > 1 else set()
     notes: list[Note] = []
-    for method in ordered:
+    for method in in_order(result["method"] for result in results):
         own = [result for result in results if result["method"] == method]
         for number, (suffix, series) in enumerate(_series(own, mixed)):
             notes += _draw_series(axis, method, suffix, series, number, cut)

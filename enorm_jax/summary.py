@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +12,8 @@ from enorm_jax.cell import LATER, Cell, same_setting
 from enorm_jax.methods import make_method
 from enorm_jax.results import interval, pooled, read_results
 from enorm_jax.storage import Folder
+
+TITLE = "test accuracy: mean ± half-width of the 95 % interval over n seeds"
 
 
 def outcome(result: dict[str, Any]) -> str:
@@ -65,7 +67,7 @@ def summary(wanted: Sequence[Cell], out: Folder) -> Table:
     results = read_results(out)
     table = Table(
         "method", "p", "rate", "accuracy (%)", "n", "diverged", "published", "difference",
-        title="test accuracy: mean ± half-width of the 95 % interval over n seeds",
+        title=TITLE,
     )  # fmt: skip
     for cell in wanted:
         same = [result for result in results if same_setting(cell, result)]
@@ -109,17 +111,33 @@ def conv_summary(wanted: Sequence[Cell], out: Folder) -> Table:
     Returns:
       A table to print.
     """
+    names = {
+        "method": lambda cell: make_method(cell.method).label,
+        "batch": lambda cell: str(cell.batch_size),
+        "rate": lambda cell: f"{cell.learning_rate:g}",
+    }
+    return accuracy_table(wanted, out, names)
+
+
+def accuracy_table(
+    wanted: Sequence[Cell], out: Folder, names: Mapping[str, Callable[[Cell], str]]
+) -> Table:
+    """What a folder holds for cells, whatever they are.
+
+    Args:
+      wanted: cells, one a row.
+      out: folder of their files.
+      names: columns that tell cells apart, by their headers.
+
+    Returns:
+      A table to print.
+    """
     results = read_results(out)
-    table = Table(
-        "method", "batch", "rate", "accuracy (%)", "n", "diverged",
-        title="test accuracy: mean ± half-width of the 95 % interval over n seeds",
-    )  # fmt: skip
+    table = Table(*names, "accuracy (%)", "n", "diverged", title=TITLE)
     for cell in wanted:
         own, lost = accuracies_of(cell, results)
         table.add_row(
-            make_method(cell.method).label,
-            str(cell.batch_size),
-            f"{cell.learning_rate:g}",
+            *(name(cell) for name in names.values()),
             format_interval(own) if own else "–",
             str(len(own)),
             str(lost or ""),

@@ -91,13 +91,7 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
     p.add_argument(
         "--weight-decay", type=parse.non_negative_float, default=1e-3, help="on all parameters"
     )
-    p.add_argument(
-        "--precision",
-        choices=[*PRECISIONS, "auto"],
-        default="auto",
-        help="of the products' operands; auto goes on in that of what --out holds, else takes "
-        "what this device is faster at, or float32 if others train",
-    )
+    precision_argument(p)
     p.add_argument(
         "--groups",
         type=parse.positive_int,
@@ -105,6 +99,17 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
         help="of a layer's units, in gn and bcn; divides the width",
     )
     p.add_argument("--width", type=parse.positive_int, default=500, help="units of a hidden layer")
+
+
+def precision_argument(p: cli.Parser) -> None:
+    """In which precision matrix products are."""
+    p.add_argument(
+        "--precision",
+        choices=[*PRECISIONS, "auto"],
+        default="auto",
+        help="of the products' operands; auto goes on in that of what --out holds, else takes "
+        "what this device is faster at, or float32 if others train",
+    )
 
 
 def run_arguments(p: cli.Parser, out: str) -> None:

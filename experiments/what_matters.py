@@ -11,33 +11,30 @@ beside the study's own settings, which fc_sweep.py trains.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
 from enorm_jax.display import title
-from enorm_jax.layers import PRECISIONS
-from enorm_jax.results import read_results
-from enorm_jax.storage import Folder
-from enorm_jax.summary import accuracies_of, format_interval
-from fc_cells import run_arguments
+from enorm_jax.summary import accuracy_table
+from fc_cells import precision_argument, run_arguments
 from train_cells import train
-from verdicts.runs import DEPTHS, Setting
-from verdicts.variants import AT, CLAIMS, CURES, VARIANTS
+from verdicts.runs import DEPTHS
+from verdicts.variants import AT, CURES, VARIANTS
 
-# Runs with biases at the study's settings are fc_sweep.py's.
-NAMES = [claim.name for claim in CLAIMS if claim.name != "biases"]
+# The changed settings of each claim; those with biases alone are fc_sweep.py's.
+CHANGED = {"cures": list(CURES)} | {
+    one.name: [other for _, other in one.pairs()] for one in VARIANTS if one.name != "biases"
+}
 
 
 def parser() -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument(
-        "change", choices=[*NAMES, "all"], nargs="*", default="all", help="what to change"
+        "change", choices=[*CHANGED, "all"], nargs="*", default="all", help="what to change"
     )
     p.add_argument("--depths", type=parse.depths, help="other than those that claims are about")
     p.add_argument("--seeds", type=parse.seeds, default="3", help="3 (0, 1, 2), 1000-1002 or 5,7")
@@ -45,29 +42,15 @@ def parser() -> cli.Parser:
         "--epochs", type=parse.positive_int, default=60, help="epochs, over which the rate decays"
     )
     p.add_argument("--width", type=parse.positive_int, default=500, help="units of a hidden layer")
-    p.add_argument(
-        "--precision",
-        choices=[*PRECISIONS, "auto"],
-        default="auto",
-        help="of the products' operands; auto goes on in that of what --out holds, else takes "
-        "what this device is faster at, or float32 if others train",
-    )
+    precision_argument(p)
     run_arguments(p, out="runs/variants")
     p.set_defaults(save_params=False)
     return p
 
 
-def settings(name: str) -> list[Setting]:
-    """The changed settings of a claim."""
-    if name == "cures":
-        return list(CURES)
-    (variant,) = [one for one in VARIANTS if one.name == name]
-    return [other for _, other in variant.pairs()]
-
-
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, each once."""
-    names = NAMES if "all" in args.change else args.change
+    names = list(CHANGED) if "all" in args.change else args.change
     wanted = [
         dataclasses.replace(
             setting.cell(depth, args.precision),
@@ -78,24 +61,9 @@ def cells(args: Any) -> list[Cell]:
         )
         for name in names
         for depth in args.depths or (DEPTHS if name == "cures" else AT)
-        for setting in settings(name)
+        for setting in CHANGED[name]
     ]
     return list(dict.fromkeys(wanted))
-
-
-def report(wanted: Sequence[Cell], out: Folder) -> Table:
-    """What became of the cells."""
-    table = Table(
-        "cell", "accuracy (%)", "n", "diverged",
-        title="test accuracy: mean ± half-width of the 95 % interval over n seeds",
-    )  # fmt: skip
-    results = read_results(out)
-    for cell in wanted:
-        own, lost = accuracies_of(cell, results)
-        table.add_row(
-            title(cell), format_interval(own) if own else "–", str(len(own)), str(lost or "")
-        )
-    return table
 
 
 def main() -> None:
@@ -104,7 +72,7 @@ def main() -> None:
     console = Console()
     wanted = train(args, cells, console)
     if not args.dry_run:
-        console.print(report(wanted, args.out))
+        console.print(accuracy_table(wanted, args.out, {"cell": title}))
 
 
 if __name__ == "__main__":

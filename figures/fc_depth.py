@@ -13,7 +13,7 @@ from typing import Any
 from enorm_jax import cli, parse
 from enorm_jax.errors import InputError
 from enorm_jax.layers import PRECISIONS
-from enorm_jax.methods import METHODS, STUDY
+from enorm_jax.methods import METHODS, STUDY, in_order
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.results import read_results
 from enorm_jax.storage import check_writable
@@ -75,8 +75,7 @@ def main() -> None:
     if not cells:
         raise InputError(f"{args.results} holds no cell of {', '.join(args.method)}: give others")
     short = {STUDY: "", tuple(METHODS): "_all"}
-    ordered = [name for name in METHODS if name in args.method]
-    ordered += [name for name in args.method if name not in ordered]
+    ordered = in_order(args.method)
     names = short.get(tuple(ordered), "_" + "_".join(ordered))
     names += "" if args.published == "study" else f"_{args.published}"
     for dataset in sorted({cell["dataset"] for cell in cells}):
