@@ -5,9 +5,12 @@
 trains every rate of the grid for a few epochs on four fifths of CIFAR-10's training images and
 compares accuracies on the fifth that is held out; the test images are never looked at. All rates
 and seeds of a method and depth are one program. The winners go to experiments/learning_rates.json,
-where fc_sweep.py finds them: it takes the nearest depth's. With --check 7,19 these depths are
-searched at full length too, and how far the two orders of the rates agree is reported and kept.
-A method takes some 15 minutes on 2 cores at the default depths, twice that with a depth to check.
+where fc_sweep.py finds them: it takes the nearest depth's. A rate that is best over a few epochs
+may be too high for 60. With --check 7,19 these depths are searched at full length too; how far the
+two orders of the rates agree is reported and kept, a full search's winner takes the place of the
+short one's, and a method whose short search chose a rate that loses more than 1 % at full length
+keeps its full searches only. A method takes some 15 minutes on 2 cores at the default depths,
+90 at full length (--epochs 60).
 """
 
 import itertools
@@ -33,6 +36,9 @@ from train_cells import train
 
 GRID = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1)
 FOLDS = 5
+LOSS = 1.0  # % of accuracy that a short search's rate may lose at full length
+
+Search = dict[str, Any]
 
 
 def parser() -> cli.Parser:
@@ -104,7 +110,7 @@ def cells(args: Any) -> list[Cell]:
     ]
 
 
-def searches(wanted: list[Cell], out: Folder) -> list[dict[str, Any]]:
+def searches(wanted: list[Cell], out: Folder) -> list[Search]:
     """What finished cells found: per method, depth and length the accuracies at each rate."""
     results = read_results(out)
     found = []
@@ -140,14 +146,14 @@ def accuracies(cell: Cell, results: list[dict[str, Any]]) -> list[list[float | N
     return [[runs[seed][rate] for seed in cell.seeds] for rate in range(len(cell.rates or ()))]
 
 
-def agreement(short: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
+def means(search: Search) -> list[float]:
+    """Mean accuracy at each rate; one that diverges is worse than any that does not."""
+    runs = search["validation_accuracy"]
+    return [-1.0 if None in values else sum(values) / len(values) for values in runs]
+
+
+def agreement(short: Search, full: Search) -> dict[str, Any]:
     """How far a short search orders the rates as one at full length does."""
-
-    def means(search: dict[str, Any]) -> list[float]:
-        # A rate that diverges is worse than any that does not.
-        runs = search["validation_accuracy"]
-        return [-1.0 if None in values else sum(values) / len(values) for values in runs]
-
     import scipy.stats  # takes most of a second, and most runs need it not
 
     # nan where all means are equal, as of one rate
@@ -160,23 +166,81 @@ def agreement(short: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def keep(path: Path, found: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
-    """Puts winners into the file, in the place of those of the same setting and depth."""
+def lost(short: Search, full: Search) -> float:
+    """What the short search's rate loses at full length to the best one there, in %."""
+    if short["learning_rate"] is None:
+        return 0.0
+    chosen = short["rates"].index(short["learning_rate"])
+    return max(means(full)) - means(full)[chosen]
 
-    def merged(name: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        def key(entry: dict[str, Any]) -> str:
-            return json.dumps([entry[part] for part in (*SETTING, "depth")])
 
-        entries = {key(entry): entry for entry in [*old.get(name, []), *new]}
-        return [entries[k] for k in sorted(entries)]
+def trusted(short: list[Search], full: dict[tuple[str, int], Search]) -> list[Search]:
+    """The searches whose winners are kept: full ones, and short ones of methods that pass.
+
+    Args:
+      short: short searches.
+      full: those at full length, by method and depth.
+
+    Returns:
+      A full search in the place of each short one that has it. Of the others, those whose
+      method's rates lose less than `LOSS` wherever both searches were made.
+    """
+    place = lambda search: (search["method"], search["depth"])  # noqa: E731
+    failed = {s["method"] for s in short if place(s) in full and lost(s, full[place(s)]) > LOSS}
+    return [
+        full.get(place(search), search)
+        for search in short
+        if place(search) in full or search["method"] not in failed
+    ]
+
+
+def advice(short: list[Search], full: dict[tuple[str, int], Search], length: int) -> list[str]:
+    """What a reader of the winners should know, a line each."""
+    lines = [
+        f"{search['method']} p={search['depth']}: the best rate is at the edge of --grid; a wider "
+        "one may hold a better"
+        for search in trusted(short, full)
+        if len(search["rates"]) > 1
+        and search["learning_rate"] in (min(search["rates"]), max(search["rates"]))
+    ]
+    for search in short:
+        method, depth = search["method"], search["depth"]
+        if (method, depth) in full and (loss := lost(search, full[method, depth])) > LOSS:
+            lines.append(
+                f"{method} p={depth}: the short search's {search['learning_rate']:g} loses "
+                f"{loss:.1f} % at full length; of {method} only full searches are kept: search "
+                f"all depths with --epochs {length}"
+            )
+    checked = {method for method, _ in full}
+    for method in dict.fromkeys(s["method"] for s in short if s["epochs"] < length):
+        if method not in checked:
+            lines += [f"{method}: not checked at {length} epochs, for which rates may be too high: "
+                      "add --check 7,19"]  # fmt: skip
+    return lines
+
+
+def keep(
+    path: Path, kept: list[Search], searched: list[Search], checks: list[dict[str, Any]]
+) -> None:
+    """Puts winners into the file, in the place of all that were searched again."""
+
+    def key(entry: dict[str, Any]) -> str:
+        return json.dumps([entry[part] for part in (*SETTING, "depth")])
+
+    def merged(
+        name: str, new: list[dict[str, Any]], replaced: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        gone = set(map(key, replaced))
+        return sorted([e for e in old.get(name, []) if key(e) not in gone] + new, key=key)
 
     with FileLock(f"{path}.lock"):  # another search may end at the same time
         read_winners(path)  # says if it is no such file
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_json(path, {"winners": merged("winners", found), "checks": merged("checks", checks)})
+        winners = merged("winners", kept, searched)
+        write_json(path, {"winners": winners, "checks": merged("checks", checks, checks)})
 
 
-def report(found: list[dict[str, Any]], checks: list[dict[str, Any]]) -> list[Table]:
+def report(found: list[Search], checks: list[dict[str, Any]]) -> list[Table]:
     """Validation accuracy at each rate, the winner beside the study's, and the checks."""
     rates = found[0]["rates"]
     table = Table("method", "p", "epochs", *(f"{rate:g}" for rate in rates), "best", "study",
@@ -220,22 +284,18 @@ def main() -> None:
         return
     every = searches(wanted, args.out)
     short = [search for search in every if search["epochs"] == args.epochs]
-    full = {(s["method"], s["depth"]): s for s in every if s["epochs"] == args.full}
+    longer = [search for search in every if search["epochs"] == args.full > args.epochs]
+    full = {(search["method"], search["depth"]): search for search in longer}
     checks = [
         agreement(search, full[search["method"], search["depth"]])
         for search in short
-        if (search["method"], search["depth"]) in full and args.full != args.epochs
+        if (search["method"], search["depth"]) in full
     ]
-    keep(args.write, short, checks)
+    keep(args.write, trusted(short, full), short, checks)
     for table in report(every, checks):
         console.print(table)
-    for search in short:
-        if search["learning_rate"] in (min(args.grid), max(args.grid)) and len(args.grid) > 1:
-            console.print(
-                f"{search['method']} p={search['depth']}: the best rate is at the edge of --grid; "
-                "a wider one may hold a better",
-                highlight=False,
-            )
+    for line in advice(short, full, args.full):
+        console.print(line, highlight=False)
     console.print(f"winners: {args.write}", soft_wrap=True, highlight=False)
 
 

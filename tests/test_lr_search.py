@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from lr_search import advice, trusted
 
 from enorm_jax import published
 from enorm_jax.cell import Cell
@@ -70,6 +71,45 @@ def test_a_rate_that_was_searched_at_another_setting_is_not_taken(other):
         learning_rate(CELL, winners({3: 0.1}, **other), tuned=False)
 
 
+def search(method, depth, epochs, accuracies):
+    """A search of the rates 0.1, 0.2, ... with one run each."""
+    rates = [0.1 * (k + 1) for k in range(len(accuracies))]
+    runs = [[accuracy] for accuracy in accuracies]
+    return {"method": method, "depth": depth, "epochs": epochs, "rates": rates,
+            "learning_rate": winner(rates, runs), "validation_accuracy": runs}  # fmt: skip
+
+
+def checked(short, full):
+    full = {(s["method"], s["depth"]): s for s in full}
+    kept = {(s["method"], s["depth"]): s["epochs"] for s in trusted(short, full)}
+    return kept, advice(short, full, length=60)
+
+
+def test_a_full_search_takes_a_short_one_s_place_and_the_others_stay_where_it_agrees():
+    short = [search("gn", 1, 10, [50.0, 51.0, 49.0]), search("gn", 7, 10, [50.0, 51.0, 49.0])]
+    kept, said = checked(short, [search("gn", 7, 60, [55.0, 54.1, 50.0])])  # loses 0.9 %
+    assert kept == {("gn", 1): 10, ("gn", 7): 60}
+    assert said == []
+
+
+@pytest.mark.parametrize("at_its_rate", [54.0, 10.0, None], ids=["worse", "dead", "diverged"])
+def test_a_rate_that_fails_at_full_length_leaves_full_searches_only(at_its_rate):
+    at_10 = [50.0, 50.5, 51.0, 49.0]
+    short = [search(method, p, 10, at_10) for method in ("gn", "ln") for p in (1, 7)]
+    full = [search("gn", 7, 60, [50.0, 55.5, at_its_rate, 50.0]),
+            search("ln", 7, 60, [50.0, 50.5, 55.0, 1.0])]  # fmt: skip
+    kept, (line,) = checked(short, full)
+    assert kept == {("gn", 7): 60, ("ln", 1): 10, ("ln", 7): 60}
+    assert line.startswith("gn p=7: the short search's 0.3 loses")
+
+
+def test_a_short_search_without_a_check_is_kept_with_a_warning():
+    kept, (line,) = checked([search("gn", 1, 10, [50.0, 51.0, 49.0])], [])
+    assert kept == {("gn", 1): 10}
+    assert "not checked at 60 epochs" in line
+    assert checked([search("gn", 1, 60, [50.0, 51.0, 49.0])], [])[1] == []
+
+
 def script(name, *arguments):
     command = [sys.executable, ROOT / "experiments" / name, *arguments]
     # Compiled as users do: without optimizations, this search's accuracies stay at chance.
@@ -92,6 +132,7 @@ def test_a_search_writes_what_the_sweep_reads(tmp_path):
     assert entry["learning_rate"] == 0.05
     assert np.shape(entry["validation_accuracy"]) == (2, 2)
     assert check["epochs"] == [2, 3]
+    assert entry["epochs"] == 3  # the full search's
     cells = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*.json")]
     assert {cell["fold"] for cell in cells} == {"0/5"}
     for cell in cells:  # the smaller rate's runs come first
