@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from enorm_jax.methods import ORIGINAL
 from verdicts.ordering import ordered
 from verdicts.outcome import Claim, Outcome
-from verdicts.runs import BASELINE, BN, BOTH, DEEP, DEPTHS, ENORM, SHALLOW, Setting
+from verdicts.runs import BN, BOTH, DEEP, DEPTHS, ENORM, SHALLOW, Setting
 from verdicts.store import Store
 
 GN, PATH, WN_BN = map(Setting, ("gn", "path-sgd", "wn+bn"))
-SEVEN = (BASELINE, BN, GN, PATH, WN_BN, ENORM, BOTH)
+SEVEN = tuple(map(Setting, ORIGINAL))
 
 
 def _best(method: Setting, depths: Sequence[int]) -> Callable[[Store], Outcome]:
