@@ -38,7 +38,7 @@ from enorm_jax.program import compile_program
 from enorm_jax.recipe import Recipe, TrainState, hyperparameters
 from enorm_jax.results import provenance, rounded, write_json
 from enorm_jax.singularities import activity, eliminated, relu_inputs
-from enorm_jax.smoothness import along_gradient
+from enorm_jax.smoothness import Smoothness, along_gradient
 from enorm_jax.sweep import recipe_of
 from enorm_jax.training import batch_loss
 from fc_cells import HERE
@@ -186,10 +186,13 @@ def of_loss(its: Recipe, dataset: data.Dataset, rate: float) -> Measure:
     inputs = its.standardization(dataset.train_images[:SEEN])
     labels = jnp.asarray(dataset.train_labels[:SEEN])
     steps = jnp.asarray(STEPS, jnp.float32) * rate
-    loss = jax.jit(lambda params, stats: batch_loss(its, params, stats, inputs, labels)[0])
+
+    @jax.jit  # as a whole: each call by itself would trace and lower its gradients anew
+    def slopes(params: Any, stats: Any) -> Smoothness:
+        return along_gradient(lambda p: batch_loss(its, p, stats, inputs, labels)[0], params, steps)
 
     def measure(state: TrainState) -> dict[str, Any]:
-        found = along_gradient(lambda p: loss(p, state.batch_stats), state.params, steps)
+        found = slopes(state.params, state.batch_stats)
         return {"loss": rounded(found.loss), "gradient": rounded(found.gradient)}
 
     return measure
