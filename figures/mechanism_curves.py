@@ -55,18 +55,23 @@ def values(runs: Runs, name: str, over: str) -> np.ndarray:
 
 
 def panel(axis: Axes, series: Mapping[str, Any], name: str, label: str, over: str) -> None:
-    """Draws one quantity: the mean over seeds, and a band from the lowest to the highest."""
+    """Draws one quantity: the mean over seeds, and a band from the lowest to the highest.
+
+    On a logarithmic axis the mean is that of the logarithms, as in the verdict on smoothness.
+    """
+    logarithmic = name in ("loss", "gradient")
     for key, entry in series.items():
         every = values(entry["runs"], name, over)
         places = np.arange(1, every.shape[1] + 1)
         style = HALVES[key] if key in HALVES else STYLES.get(key, OTHER)
         text = key if key in HALVES else make_method(key).label
-        axis.plot(places, every.mean(axis=0), label=f"{text}, n = {len(every)}", markersize=5,
+        mean = np.exp(np.log(every).mean(axis=0)) if logarithmic else every.mean(axis=0)
+        axis.plot(places, mean, label=f"{text}, n = {len(every)}", markersize=5,
                   linewidth=1.4, **style)  # fmt: skip
         if len(every) > 1:
             low, high = every.min(axis=0), every.max(axis=0)
             axis.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    if name in ("loss", "gradient"):
+    if logarithmic:
         axis.set_yscale("log")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel(over + (", after the last epoch" if over == "ReLU" else ""))
