@@ -39,6 +39,7 @@ FOLDS = 5
 LOSS = 1.0  # % of accuracy that a short search's rate may lose at full length
 
 Search = dict[str, Any]
+Place = tuple[str, int]  # method and depth
 
 
 def parser() -> cli.Parser:
@@ -166,27 +167,34 @@ def agreement(short: Search, full: Search) -> dict[str, Any]:
     }
 
 
-def lost(short: Search, full: Search) -> float:
-    """What the short search's rate loses at full length to the best one there, in %."""
-    if short["learning_rate"] is None:
-        return 0.0
-    chosen = short["rates"].index(short["learning_rate"])
-    return max(means(full)) - means(full)[chosen]
+def place(search: Search) -> Place:
+    """What a search is of."""
+    return search["method"], search["depth"]
 
 
-def trusted(short: list[Search], full: dict[tuple[str, int], Search]) -> list[Search]:
+def losses(short: list[Search], full: dict[Place, Search]) -> dict[Place, float]:
+    """What short searches' rates lose at full length to the best one there, in %."""
+    found = {}
+    for search in short:
+        if place(search) in full and search["learning_rate"] is not None:
+            at_full = means(full[place(search)])
+            chosen = search["rates"].index(search["learning_rate"])
+            found[place(search)] = max(at_full) - at_full[chosen]
+    return found
+
+
+def trusted(short: list[Search], full: dict[Place, Search]) -> list[Search]:
     """The searches whose winners are kept: full ones, and short ones of methods that pass.
 
     Args:
       short: short searches.
-      full: those at full length, by method and depth.
+      full: those at full length.
 
     Returns:
       A full search in the place of each short one that has it. Of the others, those whose
-      method's rates lose less than `LOSS` wherever both searches were made.
+      method's rates lose no more than `LOSS` wherever both searches were made.
     """
-    place = lambda search: (search["method"], search["depth"])  # noqa: E731
-    failed = {s["method"] for s in short if place(s) in full and lost(s, full[place(s)]) > LOSS}
+    failed = {method for (method, _), loss in losses(short, full).items() if loss > LOSS}
     return [
         full.get(place(search), search)
         for search in short
@@ -194,7 +202,7 @@ def trusted(short: list[Search], full: dict[tuple[str, int], Search]) -> list[Se
     ]
 
 
-def advice(short: list[Search], full: dict[tuple[str, int], Search], length: int) -> list[str]:
+def advice(short: list[Search], full: dict[Place, Search], length: int) -> list[str]:
     """What a reader of the winners should know, a line each."""
     lines = [
         f"{search['method']} p={search['depth']}: the best rate is at the edge of --grid; a wider "
@@ -203,20 +211,22 @@ def advice(short: list[Search], full: dict[tuple[str, int], Search], length: int
         if len(search["rates"]) > 1
         and search["learning_rate"] in (min(search["rates"]), max(search["rates"]))
     ]
-    for search in short:
-        method, depth = search["method"], search["depth"]
-        if (method, depth) in full and (loss := lost(search, full[method, depth])) > LOSS:
-            lines.append(
-                f"{method} p={depth}: the short search's {search['learning_rate']:g} loses "
-                f"{loss:.1f} % at full length; of {method} only full searches are kept: search "
-                f"all depths with --epochs {length}"
-            )
-    checked = {method for method, _ in full}
-    for method in dict.fromkeys(s["method"] for s in short if s["epochs"] < length):
-        if method not in checked:
-            lines += [f"{method}: not checked at {length} epochs, for which rates may be too high: "
-                      "add --check 7,19"]  # fmt: skip
-    return lines
+    rates = {place(search): search["learning_rate"] for search in short}
+    lines += [
+        f"{method} p={depth}: the short search's {rates[method, depth]:g} loses {loss:.1f} % at "
+        f"full length; of {method} only full searches are kept: search all depths with --epochs "
+        f"{length}"
+        for (method, depth), loss in losses(short, full).items()
+        if loss > LOSS
+    ]
+    unchecked = {s["method"]: None for s in short if s["epochs"] < length}  # in order
+    for method, _ in full:
+        unchecked.pop(method, None)
+    return lines + [
+        f"{method}: not checked at {length} epochs, for which rates may be too high: add --check "
+        "7,19"
+        for method in unchecked
+    ]
 
 
 def keep(
@@ -284,13 +294,10 @@ def main() -> None:
         return
     every = searches(wanted, args.out)
     short = [search for search in every if search["epochs"] == args.epochs]
-    longer = [search for search in every if search["epochs"] == args.full > args.epochs]
-    full = {(search["method"], search["depth"]): search for search in longer}
-    checks = [
-        agreement(search, full[search["method"], search["depth"]])
-        for search in short
-        if (search["method"], search["depth"]) in full
-    ]
+    full = {
+        place(search): search for search in every if search["epochs"] == args.full > args.epochs
+    }
+    checks = [agreement(search, full[place(search)]) for search in short if place(search) in full]
     keep(args.write, trusted(short, full), short, checks)
     for table in report(every, checks):
         console.print(table)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from lr_search import advice, trusted
+from lr_search import advice, place, trusted
 
 from enorm_jax import published
 from enorm_jax.cell import Cell
@@ -80,8 +80,8 @@ def search(method, depth, epochs, accuracies):
 
 
 def checked(short, full):
-    full = {(s["method"], s["depth"]): s for s in full}
-    kept = {(s["method"], s["depth"]): s["epochs"] for s in trusted(short, full)}
+    full = {place(s): s for s in full}
+    kept = {place(s): s["epochs"] for s in trusted(short, full)}
     return kept, advice(short, full, length=60)
 
 
