@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from enorm_jax import BatchNorm
+from enorm_jax.norms import normalize
 
 
 def batches(rng, sizes=(8, 5, 2)):
@@ -60,6 +61,32 @@ def test_images_are_averaged_over_all_axes_but_the_last(rng):
     np.testing.assert_allclose(y.reshape(-1, 2), want, rtol=1e-4, atol=1e-5)
     want = 0.9 + 0.1 * flat.var(0, ddof=1)
     np.testing.assert_allclose(new["batch_stats"]["var"], want, rtol=1e-5)
+
+
+def test_first_and_second_derivatives_are_those_of_the_equation(rng):
+    """As Hessian-vector products, by which second-order optimizers go, need them."""
+    x, weights = rng.normal(1, 2, (5, 3)), rng.normal(size=(5, 3))
+    scale, bias = rng.normal(size=3), rng.normal(size=3)
+
+    def equation(x, scale, bias):
+        normal = (x - x.mean(0)[None, :]) / jnp.sqrt(x.var(0) + 1e-5)[None, :]
+        return normal * scale[None, :] + bias[None, :]
+
+    def of(y):
+        return lambda *args: jnp.sum(weights * jnp.tanh(y(*args)))
+
+    with jax.enable_x64(True):
+        args = [jnp.asarray(value) for value in (x, scale, bias)]
+        ours, naive = of(lambda *args: normalize(*args, 1e-5)[0]), of(equation)
+        for derivative in (jax.grad, jax.hessian):
+            for found, want in zip(
+                jax.tree.leaves(derivative(ours, (0, 1, 2))(*args)),
+                jax.tree.leaves(derivative(naive, (0, 1, 2))(*args)),
+                strict=True,
+            ):
+                np.testing.assert_allclose(found, want, rtol=1e-9, atol=1e-11)
+        mixed = jax.jacrev(jax.grad(ours))(*args)
+        np.testing.assert_allclose(mixed, jax.hessian(naive)(*args), rtol=1e-9, atol=1e-11)
 
 
 def test_a_batch_of_one_cannot_be_trained_on():
