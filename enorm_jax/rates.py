@@ -24,7 +24,8 @@ def read_winners(path: Path) -> list[Winner]:
       path: file of ``lr_search.py``; none is the same as one without winners.
 
     Returns:
-      Their entries, with ``depth``, ``learning_rate`` (None if all rates diverged) and `SETTING`.
+      Their entries, with ``depth``, ``epochs``, ``learning_rate`` (None if all rates diverged) and
+      `SETTING`.
 
     Raises:
       InputError: if it is no such file.
@@ -34,7 +35,8 @@ def read_winners(path: Path) -> list[Winner]:
     try:
         winners = json.loads(path.read_text(encoding="utf-8"))["winners"]
         for entry in winners:
-            _ = int(entry["depth"]), entry["learning_rate"], [entry[name] for name in SETTING]
+            _ = int(entry["depth"]), int(entry["epochs"])
+            _ = entry["learning_rate"], [entry[name] for name in SETTING]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} is no file of lr_search.py: give another") from None
     return winners

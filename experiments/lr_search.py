@@ -7,15 +7,16 @@ compares accuracies on the fifth that is held out; the test images are never loo
 and seeds of a method and depth are one program. The winners go to experiments/learning_rates.json,
 where fc_sweep.py finds them: it takes the nearest depth's. A rate that is best over a few epochs
 may be too high for 60. With --check 7,19 these depths are searched at full length too; how far the
-two orders of the rates agree is reported and kept, a full search's winner takes the place of the
-short one's, and a method whose short search chose a rate that loses more than 1 % at full length
-keeps its full searches only. A method takes some 15 minutes on 2 cores at the default depths,
-90 at full length (--epochs 60).
+two orders of the rates agree is reported and kept. The longest search of a depth counts, and a
+method whose short search chose a rate that loses more than 1 % at full length keeps its full
+searches only. A method takes some 15 minutes on 2 cores at the default depths, 90 at full length
+(--epochs 60).
 """
 
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ FOLDS = 5
 LOSS = 1.0  # % of accuracy that a short search's rate may lose at full length
 
 Search = dict[str, Any]
-Place = tuple[str, int]  # method and depth
+Check = dict[str, Any]
 
 
 def parser() -> cli.Parser:
@@ -148,106 +149,121 @@ def accuracies(cell: Cell, results: list[dict[str, Any]]) -> list[list[float | N
 
 
 def means(search: Search) -> list[float]:
-    """Mean accuracy at each rate; one that diverges is worse than any that does not."""
+    """Mean accuracy at each rate; 0 at one that diverges, which is worse than any other."""
     runs = search["validation_accuracy"]
-    return [-1.0 if None in values else sum(values) / len(values) for values in runs]
+    return [0.0 if None in values else sum(values) / len(values) for values in runs]
 
 
-def agreement(short: Search, full: Search) -> dict[str, Any]:
-    """How far a short search orders the rates as one at full length does."""
+def agreement(short: Search, full: Search) -> Check:
+    """How far a short search orders the rates as a full one, and what its choice loses there."""
     import scipy.stats  # takes most of a second, and most runs need it not
 
     # nan where all means are equal, as of one rate
     tau = scipy.stats.kendalltau(means(short), means(full)).statistic
+    chosen, at_full = short["learning_rate"], means(full)
+    lost = None if chosen is None else max(at_full) - at_full[short["rates"].index(chosen)]
     return {
         **{name: short[name] for name in (*SETTING, "depth")},
         "epochs": [short["epochs"], full["epochs"]],
-        "learning_rates": [short["learning_rate"], full["learning_rate"]],
+        "learning_rates": [chosen, full["learning_rate"]],
         "kendall_tau": round(float(tau), 3) if math.isfinite(tau) else None,
+        "loss": None if lost is None else round(lost, 2),
     }
 
 
-def place(search: Search) -> Place:
-    """What a search is of."""
-    return search["method"], search["depth"]
+def setting(entry: dict[str, Any]) -> str:
+    """What a search, or a check, was made at, but for its depth and length."""
+    return json.dumps([entry[name] for name in SETTING])
 
 
-def losses(short: list[Search], full: dict[Place, Search]) -> dict[Place, float]:
-    """What short searches' rates lose at full length to the best one there, in %."""
-    found = {}
-    for search in short:
-        if place(search) in full and search["learning_rate"] is not None:
-            at_full = means(full[place(search)])
-            chosen = search["rates"].index(search["learning_rate"])
-            found[place(search)] = max(at_full) - at_full[chosen]
-    return found
+def place(entry: dict[str, Any]) -> tuple[str, int]:
+    """What a search, or a check, is of."""
+    return setting(entry), entry["depth"]
 
 
-def trusted(short: list[Search], full: dict[Place, Search]) -> list[Search]:
-    """The searches whose winners are kept: full ones, and short ones of methods that pass.
+def failed(checks: Sequence[Check]) -> list[Check]:
+    """The checks in which a short search's rate loses too much at full length."""
+    return [check for check in checks if (check["loss"] or 0.0) > LOSS]
+
+
+def trusted(found: Sequence[Search], checks: Sequence[Check]) -> list[Search]:
+    """The searches whose winners are kept: the longest of each method, setting and depth.
 
     Args:
-      short: short searches.
-      full: those at full length.
+      found: searches; of equal ones the last counts.
+      checks: short searches beside full ones.
 
     Returns:
-      A full search in the place of each short one that has it. Of the others, those whose
-      method's rates lose no more than `LOSS` wherever both searches were made.
+      The longest ones, but none as short as one of the same method that failed its check, at
+      whatever depth.
     """
-    failed = {method for (method, _), loss in losses(short, full).items() if loss > LOSS}
-    return [
-        full.get(place(search), search)
-        for search in short
-        if place(search) in full or search["method"] not in failed
-    ]
+    too_short: dict[str, int] = {}
+    for check in failed(checks):
+        at = setting(check)
+        too_short[at] = max(too_short.get(at, 0), check["epochs"][0])
+    longest: dict[tuple[str, int], Search] = {}
+    for search in found:
+        before = longest.get(place(search), search)
+        if too_short.get(setting(search), 0) < search["epochs"] >= before["epochs"]:
+            longest[place(search)] = search
+    return sorted(longest.values(), key=place)
 
 
-def advice(short: list[Search], full: dict[Place, Search], length: int) -> list[str]:
-    """What a reader of the winners should know, a line each."""
+def advice(found: Sequence[Search], checks: Sequence[Check], length: int) -> list[str]:
+    """What a reader of the winners should know, a line each.
+
+    Args:
+      found: searches just made.
+      checks: all that are known.
+      length: epochs of full length.
+
+    Returns:
+      The lines.
+    """
     lines = [
         f"{search['method']} p={search['depth']}: the best rate is at the edge of --grid; a wider "
         "one may hold a better"
-        for search in trusted(short, full)
+        for search in trusted(found, checks)
         if len(search["rates"]) > 1
         and search["learning_rate"] in (min(search["rates"]), max(search["rates"]))
     ]
-    rates = {place(search): search["learning_rate"] for search in short}
+    of_found = {setting(search): search["method"] for search in found}
     lines += [
-        f"{method} p={depth}: the short search's {rates[method, depth]:g} loses {loss:.1f} % at "
-        f"full length; of {method} only full searches are kept: search all depths with --epochs "
-        f"{length}"
-        for (method, depth), loss in losses(short, full).items()
-        if loss > LOSS
+        f"{check['method']} p={check['depth']}: the short search's {check['learning_rates'][0]:g} "
+        f"loses {check['loss']:.1f} % at full length; of {check['method']} only full searches are "
+        f"kept: search all depths with --epochs {check['epochs'][1]}"
+        for check in failed(checks)
+        if setting(check) in of_found
     ]
-    unchecked = {s["method"]: None for s in short if s["epochs"] < length}  # in order
-    for method, _ in full:
-        unchecked.pop(method, None)
+    unchecked = {setting(search): search["method"] for search in found if search["epochs"] < length}
+    for check in checks:
+        unchecked.pop(setting(check), None)
     return lines + [
         f"{method}: not checked at {length} epochs, for which rates may be too high: add --check "
         "7,19"
-        for method in unchecked
+        for method in unchecked.values()
     ]
 
 
-def keep(
-    path: Path, kept: list[Search], searched: list[Search], checks: list[dict[str, Any]]
-) -> None:
-    """Puts winners into the file, in the place of all that were searched again."""
+def keep(path: Path, found: list[Search], checks: list[Check]) -> list[Check]:
+    """Puts searches and checks into the file of winners, beside what it holds.
 
-    def key(entry: dict[str, Any]) -> str:
-        return json.dumps([entry[part] for part in (*SETTING, "depth")])
+    Args:
+      path: the file.
+      found: searches just made.
+      checks: checks just made.
 
-    def merged(
-        name: str, new: list[dict[str, Any]], replaced: list[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        gone = set(map(key, replaced))
-        return sorted([e for e in old.get(name, []) if key(e) not in gone] + new, key=key)
-
+    Returns:
+      All checks that the file holds then.
+    """
     with FileLock(f"{path}.lock"):  # another search may end at the same time
-        read_winners(path)  # says if it is no such file
+        known = read_winners(path)  # says if it is no such file
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        winners = merged("winners", kept, searched)
-        write_json(path, {"winners": winners, "checks": merged("checks", checks, checks)})
+        every = {place(check): check for check in [*old.get("checks", []), *checks]}
+        checks = sorted(every.values(), key=place)
+        winners = trusted([*known, *found], checks)
+        write_json(path, {"winners": winners, "checks": checks})
+    return checks
 
 
 def report(found: list[Search], checks: list[dict[str, Any]]) -> list[Table]:
@@ -288,20 +304,26 @@ def main() -> None:
     console = Console()
     if args.folds > FOLDS:
         raise InputError(f"--folds {args.folds}: there are {FOLDS}")
+    if args.check and args.full <= args.epochs:
+        raise InputError(
+            f"--check compares with --full {args.full} epochs, which are no more than --epochs "
+            f"{args.epochs}: choose more, or leave it out"
+        )
     read_winners(args.write)  # before hours of training
     wanted = train(args, cells, console)
     if args.dry_run:
         return
-    every = searches(wanted, args.out)
-    short = [search for search in every if search["epochs"] == args.epochs]
-    full = {
-        place(search): search for search in every if search["epochs"] == args.full > args.epochs
-    }
-    checks = [agreement(search, full[place(search)]) for search in short if place(search) in full]
-    keep(args.write, trusted(short, full), short, checks)
-    for table in report(every, checks):
+    found = searches(wanted, args.out)
+    full = {place(search): search for search in found if search["epochs"] == args.full}
+    checks = [
+        agreement(search, full[place(search)])
+        for search in found
+        if search["epochs"] < args.full and place(search) in full
+    ]
+    known = keep(args.write, found, checks)
+    for table in report(found, checks):
         console.print(table)
-    for line in advice(short, full, args.full):
+    for line in advice(found, known, args.full):
         console.print(line, highlight=False)
     console.print(f"winners: {args.write}", soft_wrap=True, highlight=False)
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from lr_search import advice, place, trusted
+from lr_search import advice, agreement, keep, place
 
 from enorm_jax import published
 from enorm_jax.cell import Cell
@@ -46,7 +46,7 @@ CELL = Cell(
 
 def winners(rates, **settings):
     setting = {name: CELL.settings()[name] for name in SETTING} | settings
-    return [setting | {"depth": p, "learning_rate": rate} for p, rate in rates.items()]
+    return [setting | {"depth": p, "epochs": 60, "learning_rate": r} for p, r in rates.items()]
 
 
 def test_rates_are_the_study_s_unless_it_has_none_or_the_file_is_named():
@@ -71,43 +71,70 @@ def test_a_rate_that_was_searched_at_another_setting_is_not_taken(other):
         learning_rate(CELL, winners({3: 0.1}, **other), tuned=False)
 
 
-def search(method, depth, epochs, accuracies):
+def search(method, depth, epochs, accuracies, **settings):
     """A search of the rates 0.1, 0.2, ... with one run each."""
     rates = [0.1 * (k + 1) for k in range(len(accuracies))]
     runs = [[accuracy] for accuracy in accuracies]
-    return {"method": method, "depth": depth, "epochs": epochs, "rates": rates,
-            "learning_rate": winner(rates, runs), "validation_accuracy": runs}  # fmt: skip
+    own = {"method": method, "depth": depth, "epochs": epochs, "rates": rates,
+           "learning_rate": winner(rates, runs), "validation_accuracy": runs}  # fmt: skip
+    return {name: CELL.settings()[name] for name in SETTING} | own | settings
 
 
-def checked(short, full):
-    full = {place(s): s for s in full}
-    kept = {place(s): s["epochs"] for s in trusted(short, full)}
-    return kept, advice(short, full, length=60)
+def lengths(found):
+    return {(search["method"], search["depth"]): search["epochs"] for search in found}
 
 
-def test_a_full_search_takes_a_short_one_s_place_and_the_others_stay_where_it_agrees():
-    short = [search("gn", p, 10, [48.0, 50.0, 51.0, 49.0]) for p in (1, 7)]
-    kept, said = checked(short, [search("gn", 7, 60, [50.0, 55.0, 54.1, 50.0])])  # loses 0.9 %
-    assert kept == {("gn", 1): 10, ("gn", 7): 60}
-    assert said == []
+def kept(path, *found):
+    """What the file holds after some searches, and what is said after the last."""
+    short = {place(one): one for one in found if one["epochs"] < 60}
+    full = [one for one in found if one["epochs"] == 60 and place(one) in short]
+    checks = [agreement(short[place(one)], one) for one in full]
+    known = keep(path, list(found), checks)
+    return lengths(read_winners(path)), advice(found, known, length=60)
+
+
+SHORT = [48.0, 50.0, 51.0, 49.0]
+AGREES = [50.0, 55.0, 54.1, 50.0]  # loses 0.9 %
+FAILS = [50.0, 55.5, 54.0, 50.0]
+
+
+def test_a_full_search_takes_a_short_one_s_place_and_the_others_stay_where_it_agrees(tmp_path):
+    of_gn = [search("gn", 1, 10, SHORT), search("gn", 7, 10, SHORT), search("gn", 7, 60, AGREES)]
+    assert kept(tmp_path / "rates.json", *of_gn) == ({("gn", 1): 10, ("gn", 7): 60}, [])
 
 
 @pytest.mark.parametrize("at_its_rate", [54.0, 10.0, None], ids=["worse", "dead", "diverged"])
-def test_a_rate_that_fails_at_full_length_leaves_full_searches_only(at_its_rate):
-    at_10 = [50.0, 50.5, 51.0, 49.0]
-    short = [search(method, p, 10, at_10) for method in ("gn", "ln") for p in (1, 7)]
+def test_a_rate_that_fails_at_full_length_leaves_full_searches_only(tmp_path, at_its_rate):
+    short = [search(method, p, 10, SHORT) for method in ("gn", "ln") for p in (1, 7)]
     full = [search("gn", 7, 60, [50.0, 55.5, at_its_rate, 50.0]),
             search("ln", 7, 60, [50.0, 50.5, 55.0, 1.0])]  # fmt: skip
-    kept, (line,) = checked(short, full)
-    assert kept == {("gn", 7): 60, ("ln", 1): 10, ("ln", 7): 60}
-    assert line.startswith("gn p=7: the short search's 0.3 loses")
+    found, (line,) = kept(tmp_path / "rates.json", *short, *full)
+    assert found == {("gn", 7): 60, ("ln", 1): 10, ("ln", 7): 60}
+    assert line.startswith(
+        f"gn p=7: the short search's 0.3 loses {55.5 - (at_its_rate or 0):.1f} % at full length"
+    )
 
 
-def test_a_short_search_without_a_check_is_kept_with_a_warning():
-    kept, (line,) = checked([search("gn", 1, 10, [50.0, 51.0, 49.0])], [])
-    assert kept == {("gn", 1): 10}
+def test_what_a_check_found_stays_when_short_searches_are_made_again(tmp_path):
+    path = tmp_path / "rates.json"
+    short = [search("gn", p, 10, SHORT) for p in (1, 7)]
+    assert kept(path, *short)[0] == {("gn", 1): 10, ("gn", 7): 10}
+    assert kept(path, short[1], search("gn", 7, 60, FAILS))[0] == {("gn", 7): 60}
+    found, (line,) = kept(path, *short)
+    assert found == {("gn", 7): 60}
+    assert "loses 1.5 %" in line
+    longer = search("gn", 1, 30, SHORT)  # was not found wanting
+    other = search("gn", 1, 10, SHORT, width=50)
+    assert kept(path, longer)[0] == {("gn", 1): 30, ("gn", 7): 60}
+    keep(path, [other], [])
+    assert sorted(entry["epochs"] for entry in read_winners(path)) == [10, 30, 60]
+
+
+def test_a_short_search_without_a_check_is_kept_with_a_warning(tmp_path):
+    found, (line,) = kept(tmp_path / "short.json", search("gn", 1, 10, SHORT))
+    assert found == {("gn", 1): 10}
     assert "not checked at 60 epochs" in line
-    assert checked([search("gn", 1, 60, [50.0, 51.0, 49.0])], [])[1] == []
+    assert kept(tmp_path / "full.json", search("gn", 1, 60, SHORT))[1] == []
 
 
 def script(name, *arguments):
@@ -151,6 +178,7 @@ def test_a_search_writes_what_the_sweep_reads(tmp_path):
     [
         (["--folds", "6"], "there are 5"),
         (["--write", __file__], "no file of lr_search.py"),
+        (["--check", "7", "--epochs", "60"], "no more than --epochs 60"),
     ],
 )
 def test_faults_are_one_line(tmp_path, arguments, fault):
