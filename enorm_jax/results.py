@@ -54,6 +54,28 @@ def read_json(path: Folder) -> Any:
         raise InputError(f"{path} is not readable as JSON: delete or restore it") from error
 
 
+def read_measured(path: Path, experiment: str) -> dict[str, Any]:
+    """Reads the file that a script wrote with what it measured.
+
+    Args:
+      path: the file.
+      experiment: the script's name, which the file holds as ``experiment``.
+
+    Returns:
+      Its content.
+
+    Raises:
+      InputError: if there is no such file, or it is not of this script.
+    """
+    try:
+        found = read_json(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}, {error.strerror}: give another file") from None
+    if not (isinstance(found, dict) and found.get("experiment") == experiment):
+        raise InputError(f"{path} is not of experiments/{experiment}.py: give another file")
+    return found
+
+
 def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads all finished cells of a folder, in the order of their names.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, jaxpr_as_fun
 
 
@@ -13,7 +14,8 @@ class Activity(NamedTuple):
     Attributes:
       distance: mean over deviation of the signal before the ReLU, (units,): how many deviations
         a unit's mean lies above the ReLU's threshold; far below it, the unit is always off.
-      active: fraction of samples and positions where the signal is positive, (units,).
+      active: fraction of samples and positions where the signal is positive, (units,); nan where
+        a signal is.
     """
 
     distance: jax.Array
@@ -47,15 +49,16 @@ def activity(x: jax.Array) -> Activity:
       Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
     """
     flat = x.reshape(-1, x.shape[-1])
-    return Activity(flat.mean(0) / flat.std(0), (flat > 0).mean(0, dtype=x.dtype))
+    positive = jnp.where(jnp.isnan(flat), flat, (flat > 0).astype(x.dtype))
+    return Activity(flat.mean(0) / flat.std(0), positive.mean(0))
 
 
 def relu_inputs(apply_fn: Callable[..., Any], *args: Any) -> list[jax.Array]:
     """The signals before each ReLU of a network, found in what its function computes.
 
     Args:
-      apply_fn: function that calls `jax.nn.relu` (`flax.linen.relu`), not from within a loop or
-        another compiled function.
+      apply_fn: function that calls `jax.nn.relu` (`flax.linen.relu`). Calls from within a loop,
+        `jax.checkpoint` or another compiled function are passed over.
       *args: its arguments.
 
     Returns:
@@ -94,7 +97,7 @@ def eliminated(active: jax.Array, fraction: float = 0.01) -> jax.Array:
       fraction: below which a unit counts as off.
 
     Returns:
-      Share from 0 to 1, a scalar.
+      Share from 0 to 1, a scalar; nan if a unit's activity is.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,4 +105,5 @@ def eliminated(active: jax.Array, fraction: float = 0.01) -> jax.Array:
       >>> float(eliminated(jnp.array([0.0, 0.5, 0.6, 1.0])))
       0.25
     """
-    return (active < fraction).mean(dtype=active.dtype)
+    off = jnp.where(jnp.isnan(active), active, (active < fraction).astype(active.dtype))
+    return off.mean()

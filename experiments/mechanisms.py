@@ -10,35 +10,38 @@ ReLU, how many deviations units' means lie from its threshold, and how many are 
 gradient of a training batch, with and without weight standardization. `standardization`: accuracy
 with centring alone, scaling alone, both and neither, all with GN. At another --batch-size the
 learning rate is in proportion, as in micro_batch.py. Each leaves a JSON file in --out, which grows
-method by method: stopped, the same command goes on with the next. `figures/mechanism_curves.py`
-draws it.
+method by method, and by the seeds that are new: stopped, the same command goes on with the next.
+`figures/mechanism_curves.py` draws it.
 """
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from filelock import FileLock
 from rich.console import Console
 
 from enorm_jax import cli, data, parse
-from enorm_jax.cell import Cell
+from enorm_jax.cell import Cell, same_setting
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.convolution import with_convolution
+from enorm_jax.errors import InputError
 from enorm_jax.fit import Epoch, fit
 from enorm_jax.kernels import WeightStandardizedConv
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
 from enorm_jax.program import compile_program
 from enorm_jax.recipe import Recipe, TrainState, hyperparameters
-from enorm_jax.results import provenance, rounded, write_json
+from enorm_jax.results import provenance, read_measured, rounded, write_json
 from enorm_jax.singularities import activity, eliminated, relu_inputs
 from enorm_jax.smoothness import Smoothness, along_gradient
+from enorm_jax.storage import is_bucket
 from enorm_jax.sweep import recipe_of
 from enorm_jax.training import batch_loss
 from fc_cells import HERE
@@ -99,7 +102,11 @@ def parser() -> cli.Parser:
     p.add_argument("--dataset", choices=data.DATASETS, default="cifar10", help="digits is embedded")
     p.add_argument("--data-dir", help="where TFDS prepared the data; default: TFDS_DATA_DIR")
     p.add_argument(
-        "--out", type=Path, default=HERE / "runs" / "mechanisms", metavar="DIR", help="folder"
+        "--out",
+        type=parse.folder,
+        default=HERE / "runs" / "mechanisms",
+        metavar="DIR",
+        help="folder",
     )
     p.set_defaults(save_params=False)
     return p
@@ -164,6 +171,7 @@ def of_units(its: Recipe, dataset: data.Dataset) -> Measure:
     inputs = its.standardization(dataset.test_images[:SEEN])
 
     @jax.jit
+    @jax.default_matmul_precision("float32")
     def layers(variables: Any) -> dict[str, jax.Array]:
         signals = relu_inputs(lambda v: its.model.apply(v, inputs, train=False), variables)
         found = [activity(signal) for signal in signals[:-1]]  # the last is that of the outputs
@@ -188,6 +196,7 @@ def of_loss(its: Recipe, dataset: data.Dataset, rate: float) -> Measure:
     steps = jnp.asarray(STEPS, jnp.float32) * rate
 
     @jax.jit  # as a whole: each call by itself would trace and lower its gradients anew
+    @jax.default_matmul_precision("float32")  # differences of losses would drown in TF32
     def slopes(params: Any, stats: Any) -> Smoothness:
         return along_gradient(lambda p: batch_loss(its, p, stats, inputs, labels)[0], params, steps)
 
@@ -215,11 +224,17 @@ class Training:
     measures: dict[str, Measure]
 
 
+def methods_of(args: Any) -> dict[str, Sequence[str]]:
+    """The methods to train for each question."""
+    chosen = {what: args.method or METHODS[what] for what in args.what}
+    return chosen | {what: METHODS[what] for what in args.what if what == "standardization"}
+
+
 def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
     """What is asked for; each method is trained once for all questions."""
-    asked = [what for what in args.what if what != "standardization"]
-    of = {what: args.method or METHODS[what] for what in asked}
-    for method in dict.fromkeys(method for what in asked for method in of[what]):
+    of = methods_of(args)
+    halves = of.pop("standardization", ())
+    for method in dict.fromkeys(itertools.chain(*of.values())):
         cell = cell_of(args, method)
         its = recipe_of(cell, dataset)
         measures: dict[str, Measure] = {}
@@ -228,8 +243,8 @@ def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
         if method in of.get("smoothness", ()):
             measures["smoothness"] = of_loss(its, dataset, cell.learning_rate)
         yield Training(method, cell, its, measures)
-    if "standardization" in args.what:
-        cell = cell_of(args, "ws+gn")
+    for method in halves:
+        cell = cell_of(args, method)
         its = recipe_of(cell, dataset)
         for half, (center, scale) in HALVES.items():
             conv = functools.partial(WeightStandardizedConv, center=center, scale=scale)
@@ -240,61 +255,90 @@ def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
 
 def path_of(args: Any, what: str) -> Path:
     """The file of a question."""
-    return args.out / f"mechanisms_{what}_{args.dataset}_batch{args.batch_size}.json"
+    path: Path = args.out / f"mechanisms_{what}_{args.dataset}_batch{args.batch_size}.json"
+    return path
 
 
 def measured_before(args: Any, what: str) -> dict[str, Any]:
-    """What the file of a question holds, by method or variant; all at the settings asked for."""
+    """What the file of a question holds, by method or half; all at the settings asked for."""
     path = path_of(args, what)
     if not path.exists():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["series"]
-        kept = [(entry["settings"]["method"], entry["settings"]) for entry in found.values()]
-    except (ValueError, KeyError, TypeError):
-        raise cli.InputError(
-            f"{path} is not of this script: move it, or choose another --out"
-        ) from None
-    if any(settings != cell_of(args, method).settings() for method, settings in kept):
-        raise cli.InputError(f"{path} holds runs at other settings: choose another --out")
+    series: dict[str, Any] = read_measured(path, "mechanisms")["series"]
+    for entry in series.values():
+        settings = entry["settings"]
+        if not same_setting(cell_of(args, settings["method"]), settings):
+            raise InputError(f"{path} holds runs at other settings: choose another --out")
+    return series
+
+
+def keep(args: Any, what: str, name: str, entry: dict[str, Any]) -> None:
+    """Puts runs of a method, or half, into the file of a question, beside those of other seeds."""
+    path = path_of(args, what)
+    with FileLock(f"{path}.lock"):  # another method may end at the same time
+        series = measured_before(args, what)
+        series[name] = joined(series[name], entry) if name in series else entry
+        content = {"experiment": "mechanisms", "what": what, "dataset": args.dataset}
+        write_json(path, content | {"series": series})
+
+
+def joined(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """An entry with the runs of two; what the earlier one was made by stays beside its seeds."""
+    of_seeds = {
+        seed: run
+        for entry in (new, before)
+        for seed, run in zip(entry["settings"]["seeds"], entry["runs"], strict=True)
+    }
+    seeds = sorted(of_seeds)
+    source = {"seeds": before["settings"]["seeds"]} | {name: before[name] for name in provenance()}
+    return new | {
+        "settings": new["settings"] | {"seeds": seeds},
+        "runs": [of_seeds[seed] for seed in seeds],
+        "earlier": [*before.get("earlier", []), source],
+    }
+
+
+def left(one: Training, args: Any) -> dict[tuple[int, ...], dict[str, Measure]]:
+    """What remains to be measured of a network, by the seeds that lack it."""
+    found: dict[tuple[int, ...], dict[str, Measure]] = {}
+    for what, measure in one.measures.items():
+        entry = measured_before(args, what).get(one.name)
+        done = entry["settings"]["seeds"] if entry else ()
+        if seeds := tuple(seed for seed in one.cell.seeds if seed not in done):
+            found.setdefault(seeds, {})[what] = measure
     return found
 
 
 def main() -> None:
     """Runs the command."""
     args = parser().parse_args()
+    if is_bucket(args.out):
+        raise InputError(f"--out {args.out}: not into a bucket; choose a folder")
     console = Console()
     keep_compiled(True)
     dataset = data.load(args.dataset, args.data_dir)
-    methods = {
-        method
-        for what in args.what
-        for method in (what != "standardization" and args.method) or METHODS[what]
-    }
-    wanted = [cell_of(args, method) for method in sorted(methods)]
+    wanted = [cell_of(args, method) for method in sorted(set().union(*methods_of(args).values()))]
     check(args, wanted, dataset, one_image=True)
     dataset = dataclasses.replace(
         dataset,
         test_images=dataset.test_images[:TEST_IMAGES],
         test_labels=dataset.test_labels[:TEST_IMAGES],
     )
-    series = {what: measured_before(args, what) for what in args.what}
+    for what in args.what:  # before any training
+        measured_before(args, what)
     for one in trainings(args, dataset):
-        left = {
-            what: measure for what, measure in one.measures.items() if one.name not in series[what]
-        }
-        if not left:
+        todo = left(one, args)
+        if not todo:
             console.print(f"{one.name}: measured before", highlight=False)
-            continue
-        for what, entry in measured(one.cell, one.recipe, dataset, left).items():
-            series[what][one.name] = entry | provenance()
-            content = {"experiment": "mechanisms", "what": what, "dataset": args.dataset}
-            write_json(path_of(args, what), content | {"series": series[what]})
-            ends = [run[-1]["test_accuracy"] or np.nan for run in entry["runs"]]
-            console.print(
-                f"{what}: {one.name}: test accuracy {np.mean(ends):.2f} %", highlight=False
-            )
-    for what in series:
+        for seeds, measures in todo.items():
+            cell = dataclasses.replace(one.cell, seeds=seeds)
+            for what, entry in measured(cell, one.recipe, dataset, measures).items():
+                keep(args, what, one.name, entry | provenance())
+                ends = [run[-1]["test_accuracy"] or np.nan for run in entry["runs"]]
+                console.print(
+                    f"{what}: {one.name}: test accuracy {np.mean(ends):.2f} %", highlight=False
+                )
+    for what in args.what:
         console.print(f"{path_of(args, what)}", soft_wrap=True, highlight=False)
 
 

@@ -27,6 +27,7 @@ from rich.table import Column, Table
 import fc_cells
 from enorm_jax import cli, data, parse
 from enorm_jax.cell import Cell
+from enorm_jax.compilation import compiled
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import make_method
 from enorm_jax.program import train_runs
@@ -95,7 +96,7 @@ def seconds_by_operation(cell: Cell, dataset: data.Dataset) -> tuple[str, dict[s
     )
     states = jax.jit(functools.partial(init_states, its))(seeds, hyper, images[:1])
     arguments = states, seeds, jnp.int32(0), images, labels
-    epoch = jax.jit(functools.partial(train_runs, its)).lower(*arguments).compile()
+    epoch = compiled(functools.partial(train_runs, its), *arguments)
     jax.block_until_ready(epoch(*arguments))
     found: collections.defaultdict[str, float] = collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:

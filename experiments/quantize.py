@@ -111,7 +111,11 @@ def accuracy_on(dataset: data.Dataset, model: FullyConnected) -> Callable[[Any],
     """Function from parameters to test accuracy in percent."""
     recipe = recipe_for(dataset, model)
     images, labels = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
-    run = jax.jit(lambda state: evaluate(recipe, state, images, labels)[1])
+
+    @jax.jit
+    @jax.default_matmul_precision("float32")
+    def run(state: TrainState) -> jax.Array:
+        return evaluate(recipe, state, images, labels)[1]
 
     def accuracy(params: Any) -> float:
         hyper = hyperparameters(1, learning_rate=0.0, c=1.0, weight_decay=0.0)

@@ -14,7 +14,6 @@ draws it.
 """
 
 import dataclasses
-import json
 import statistics
 from typing import Any
 
@@ -28,12 +27,11 @@ from enorm_jax import cli, data, parse
 from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.data import Dataset
-from enorm_jax.errors import InputError
 from enorm_jax.fit import fit
 from enorm_jax.methods import make_method
 from enorm_jax.program import Program, compile_program
 from enorm_jax.recipe import hyperparameters
-from enorm_jax.results import provenance
+from enorm_jax.results import provenance, read_measured
 from enorm_jax.summary import format_interval
 from enorm_jax.sweep import recipe_of
 from enorm_jax.timing import in_rounds, matmul_rate, within_rounds
@@ -137,9 +135,7 @@ def main() -> None:
     dataset = data.load(args.dataset, args.data_dir)
     found: dict[str, Any] = {"experiment": "step_cost", "networks": {}}
     if args.out and args.out.exists():  # networks that were measured before stay
-        found = json.loads(args.out.read_text(encoding="utf-8"))
-        if found.get("experiment") != "step_cost":
-            raise InputError(f"{args.out} is not of this script: choose another --out")
+        found = read_measured(args.out, "step_cost")
     for network in args.networks:
         wanted = cells(network, args.method, args.dataset)
         few = dataclasses.replace(

@@ -5,7 +5,6 @@
 draws what `experiments/step_cost.py --out` measured, beside this script, in a few seconds.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from enorm_jax import cli
-from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
-from enorm_jax.results import interval
+from enorm_jax.results import interval, read_measured
 from enorm_jax.timing import within_rounds
 
 HERE = Path(__file__).parent
@@ -50,9 +48,7 @@ def main() -> None:
     parser.add_argument("result", type=Path, nargs="?", default=MEASURED, help="JSON file")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the drawings")
     args = parser.parse_args()
-    found = json.loads(args.result.read_text(encoding="utf-8"))
-    if found.get("experiment") != "step_cost":
-        raise InputError(f"{args.result} is not of experiments/step_cost.py: give another")
+    found = read_measured(args.result, "step_cost")
     networks = found["networks"]
     figure, axes = plt.subplots(
         1, len(networks), figsize=(1 + 4 * len(networks), 4.6), squeeze=False, layout="constrained"

@@ -7,7 +7,6 @@ Lipschitz estimates of loss and gradient over epochs; accuracy with the halves o
 standardization.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from enorm_jax import cli
-from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
+from enorm_jax.results import read_measured
 
 HALVES: dict[str, dict[str, Any]] = {
     "neither": {"color": "#000000", "marker": "o", "linestyle": "-"},
@@ -57,16 +56,22 @@ def values(runs: Runs, name: str, over: str) -> np.ndarray:
 def panel(axis: Axes, series: Mapping[str, Any], name: str, label: str, over: str) -> None:
     """Draws one quantity: the mean over seeds, and a band from the lowest to the highest.
 
+    Runs without the quantity, which diverged, are counted in the legend and not drawn.
     On a logarithmic axis the mean is that of the logarithms, as in the verdict on smoothness.
     """
     logarithmic = name in ("loss", "gradient")
     for key, entry in series.items():
-        every = values(entry["runs"], name, over)
-        places = np.arange(1, every.shape[1] + 1)
+        table = values(entry["runs"], name, over)
+        every = table[np.isfinite(table).all(axis=1)]
+        places = np.arange(1, table.shape[1] + 1)
         style = HALVES[key] if key in HALVES else STYLES.get(key, OTHER)
-        text = key if key in HALVES else make_method(key).label
-        mean = np.exp(np.log(every).mean(axis=0)) if logarithmic else every.mean(axis=0)
-        axis.plot(places, mean, label=f"{text}, n = {len(every)}", markersize=5,
+        text = f"{key if key in HALVES else make_method(key).label}, n = {len(every)}"
+        lost = len(table) - len(every)
+        if len(every):
+            mean = np.exp(np.log(every).mean(axis=0)) if logarithmic else every.mean(axis=0)
+        else:
+            mean = np.full(len(places), np.nan)
+        axis.plot(places, mean, label=f"{text}, {lost} diverged" if lost else text, markersize=5,
                   linewidth=1.4, **style)  # fmt: skip
         if len(every) > 1:
             low, high = every.min(axis=0), every.max(axis=0)
@@ -81,9 +86,7 @@ def panel(axis: Axes, series: Mapping[str, Any], name: str, label: str, over: st
 
 def draw(path: Path, out: Path) -> list[Path]:
     """Draws one file."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("experiment") != "mechanisms":
-        raise InputError(f"{path} is not of experiments/mechanisms.py: give another")
+    found = read_measured(path, "mechanisms")
     panels = PANELS[found["what"]]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.4 * len(panels) + 1.2, 4.4), squeeze=False, layout="constrained"
@@ -97,6 +100,7 @@ def draw(path: Path, out: Path) -> list[Path]:
         f"{found['dataset']}, {its['train_images']:,} images, batches of {its['batch_size']}",
         fontsize=10,
     )
+    out.mkdir(parents=True, exist_ok=True)
     return save(figure, out / path.stem)
 
 
@@ -107,9 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder; default: that of each file")
     args = parser.parse_args()
     for path in args.results:
-        out = args.out or path.parent
-        out.mkdir(parents=True, exist_ok=True)
-        for drawing in draw(path, out):
+        for drawing in draw(path, args.out or path.parent):
             print(drawing)
 
 

@@ -5,7 +5,6 @@
 draws what `experiments/quantize.py --out` measured, beside this script, in a few seconds.
 """
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from enorm_jax import cli
-from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import STYLES, save
+from enorm_jax.results import read_measured
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "experiments" / "results" / "quantize-cifar10.json"
@@ -55,9 +54,7 @@ def main() -> None:
     parser.add_argument("result", type=Path, nargs="?", default=STUDY, help="JSON file")
     parser.add_argument("--out", type=Path, help="folder; default: that of the result")
     args = parser.parse_args()
-    found = json.loads(args.result.read_text(encoding="utf-8"))
-    if found.get("experiment") != "quantize":
-        raise InputError(f"{args.result} is not of experiments/quantize.py: give another")
+    found = read_measured(args.result, "quantize")
     kinds: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for network in found["networks"]:
         kinds.setdefault((network["depth"], network["method"]), []).append(network)

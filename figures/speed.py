@@ -5,7 +5,6 @@
 draws the committed benchmark, in a second; benchmark-amx.json gives speed-amx.png.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from enorm_jax import cli
-from enorm_jax.errors import InputError
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import STYLES, save
+from enorm_jax.results import read_measured
 from enorm_jax.timing import epoch_bytes, parameter_count
 
 HERE = Path(__file__).parent
@@ -93,11 +92,8 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?", default=default, help="of benchmark.py --out")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the drawings")
     args = parser.parse_args()
-    try:
-        found = json.loads(args.file.read_text(encoding="utf-8"))
-        closely = max(found["depths"], key=lambda depth: len(depth["contenders"]))
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{args.file} is no file of benchmark.py: give another") from None
+    found = read_measured(args.file, "benchmark")
+    closely = max(found["depths"], key=lambda depth: len(depth["contenders"]))
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     bars(left, closely)
     roofline(right, found)

@@ -125,6 +125,13 @@ def test_mechanisms_are_measured_and_drawn(run, run_script, tmp_path):
     assert status == 0, err
     assert "baseline: measured before" in out
     assert units.read_bytes() == before
+    status, out, err = run("mechanisms.py", "elimination", *arguments, "--seeds", "2")
+    assert status == 0, err
+    entry = json.loads(units.read_text())["series"]["baseline"]
+    assert entry["settings"]["seeds"] == [0, 1]
+    assert entry["runs"][0] == json.loads(before)["series"]["baseline"]["runs"][0]
+    assert entry["runs"][1] != entry["runs"][0]
+    assert [source["seeds"] for source in entry["earlier"]] == [[0]]
     status, out, err = run("mechanisms.py", "elimination", *arguments, "--lr", "0.07")
     assert status == 2
     assert "holds runs at other settings" in err

@@ -63,6 +63,15 @@ def test_batch_normalization_keeps_the_distance_that_its_parameters_say(rng):
     assert (activity(y).active >= d**2 / (1 + d**2)).all()
 
 
+def test_units_of_a_network_that_diverged_are_not_off_but_unknown():
+    distance, active = activity(jnp.array([[jnp.nan, -1.0], [1.0, -2.0]]))
+    assert np.isnan(distance[0])
+    assert np.isnan(active[0])
+    assert active[1] == 0
+    assert np.isnan(eliminated(active))
+    assert eliminated(active[1:]) == 1
+
+
 def test_a_function_without_relus_is_refused():
     with pytest.raises(ValueError, match=r"no jax\.nn\.relu"):
         relu_inputs(jnp.tanh, jnp.ones(3))

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 
@@ -100,3 +101,30 @@ def test_published_numbers_are_the_papers():
     assert published.learning_rate("baseline", 0) == 0.1
     with pytest.raises(ValueError, match=r"'gn'.*--lr"):
         published.learning_rate("gn", 1)
+
+
+@pytest.mark.parametrize("script", ["cost", "mechanism_curves", "quantization", "speed"])
+@pytest.mark.parametrize("content", [b"\x89PNG", b"[]", b'{"experiment": "other"}', None], ids=str)
+def test_a_file_of_another_script_is_refused_in_one_line(run_script, tmp_path, script, content):
+    path = tmp_path / "of_another.json"
+    if content is not None:
+        path.write_bytes(content)
+    out = tmp_path / "drawings"
+    status, _, err = run_script(f"figures/{script}.py", path, "--out", out)
+    assert status == 2
+    assert str(path) in err
+    assert err.strip().count("\n") == 0
+    assert not out.exists()
+
+
+def test_a_seed_that_diverged_does_not_hide_the_others_of_its_method(run_script, tmp_path):
+    accuracies = [[40.0, 50.0], [None, None], [41.0, 52.0]]
+    runs = [[{"test_accuracy": accuracy} for accuracy in run] for run in accuracies]
+    settings = {"train_images": 64, "batch_size": 8}
+    series = {"both": {"settings": settings, "runs": runs}}
+    content = {"experiment": "mechanisms", "what": "standardization", "dataset": "digits"}
+    path = tmp_path / "mechanisms.json"
+    path.write_text(json.dumps(content | {"series": series}))
+    assert run_script("figures/mechanism_curves.py", path)[0] == 0
+    drawing = path.with_suffix(".svg").read_text()
+    assert "both, n = 2, 1 diverged" in drawing

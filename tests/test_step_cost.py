@@ -84,7 +84,7 @@ def test_every_method_is_timed_and_drawn(run_script, tmp_path):
     other.write_text("{}")
     status, _, err = run_script("experiments/step_cost.py", "--dataset", "digits", "--out", other)
     assert status == 2
-    assert "is not of this script" in err
+    assert "is not of experiments/step_cost.py" in err
     assert run_script("figures/cost.py", out, "--out", tmp_path)[0] == 0
     assert (tmp_path / "cost.png").stat().st_size > 1000
 
