@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from enorm_jax.conv_models import NormAfter
 from enorm_jax.enorm import Order
 from enorm_jax.inputs import Inputs
 from enorm_jax.layers import Precision
@@ -17,7 +18,7 @@ from enorm_jax.storage import Folder
 
 Select = Literal["last", "best"]
 Network = Literal["fc", "conv", "resnet", "imagenet-resnet"]
-NormAfter = Literal["published", "all"]
+Skips = Literal["published", "identity", "projection", "learned"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Cell:
       momentum: of SGD; ENorm rescales what it accumulates with the units.
       augment: whether training images are cropped at random and flipped, as networks.crops says.
       norm_after: which convolutions of `FullyConvolutional` a normalization follows.
+      skip: that of every block of a `ResNet`; ``"published"`` as in the network's paper: identity
+        of a ``"resnet"``, projection of an ``"imagenet-resnet"``.
     """
 
     experiment: str
@@ -94,6 +97,7 @@ class Cell:
     momentum: float = 0.0
     augment: bool = False
     norm_after: NormAfter = "published"
+    skip: Skips = "published"
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -120,6 +124,7 @@ class Cell:
             "momentum": f"momentum{self.momentum:g}",
             "augment": "crops",
             "norm_after": f"norms_after_{self.norm_after}",
+            "skip": f"{self.skip}_skips",
         }
         named = {key: value for key, value in differing.items() if key != "network"}
         return [words.get(key, str(value)) for key, value in named.items()]

@@ -12,6 +12,8 @@ from enorm_jax.pooling import max_pool
 Conv = Norm  # called as `nn.Conv` is
 Skip = Literal["identity", "projection", "learned"]
 SKIPS: tuple[Skip, ...] = ("identity", "projection", "learned")
+NormAfter = Literal["published", "all"]
+NORMALIZED: dict[NormAfter, tuple[int, ...]] = {"published": (2, 5), "all": tuple(range(8))}
 
 
 class FullyConvolutional(nn.Module):
@@ -49,7 +51,7 @@ class FullyConvolutional(nn.Module):
     width: float = 1.0
     classes: int = 10
     norm: Norm | None = None
-    norm_after: Literal["published", "all"] = "published"
+    norm_after: NormAfter = "published"
     conv: Conv = nn.Conv
     kernel_init: Initializer = "he_uniform"
 
@@ -65,14 +67,17 @@ class FullyConvolutional(nn.Module):
           Logits of shape (batch, classes), not negative: the last layer has a ReLU too.
 
         Raises:
-          ValueError: if the width leaves no channel.
+          ValueError: if the width leaves no channel, or there is no such `norm_after`.
         """
         channels = [round(n * self.width) for n in (128, 128, 128, 256, 256, 256, 320, 320)]
         if min(channels) < 1:
             raise ValueError(f"width {self.width} leaves no channel: at least 1/128")
-        normalized = (2, 5) if self.norm_after == "published" else tuple(range(8))
+        if self.norm_after not in NORMALIZED:
+            raise ValueError(
+                f"norm_after must be one of {tuple(NORMALIZED)}, got {self.norm_after!r}"
+            )
         for k, features in enumerate([*channels, self.classes]):
-            follows = self.norm is not None and k in normalized
+            follows = self.norm is not None and k in NORMALIZED[self.norm_after]
             layer = self.conv if k < 8 else nn.Conv
             size = (3, 3) if k < 7 else (1, 1)
             init = INITIALIZERS[self.kernel_init]
@@ -257,3 +262,16 @@ def resnet50(**settings: object) -> ResNet:
     """
     defaults = {"width": 64, "classes": 1000, "skip": "projection", "imagenet": True}
     return ResNet((3, 4, 6, 3), bottleneck=True, **(defaults | settings))  # type: ignore[arg-type]
+
+
+def resnet101(**settings: object) -> ResNet:
+    """The ImageNet network of 101 layers, 44.5 million parameters.
+
+    Args:
+      **settings: as in `ResNet`.
+
+    Returns:
+      The network, without parameters.
+    """
+    defaults = {"width": 64, "classes": 1000, "skip": "projection", "imagenet": True}
+    return ResNet((3, 4, 23, 3), bottleneck=True, **(defaults | settings))  # type: ignore[arg-type]

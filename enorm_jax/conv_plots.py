@@ -1,5 +1,6 @@
 """Figures of convolutional networks: accuracy over epochs by method, and over batch size."""
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,21 @@ def accuracy_over_epochs(
         1, 2, figsize=(10.5, 4.6), width_ratios=(1.5, 1), layout="constrained"
     )
     rates = len({cell.learning_rate for cell in wanted}) > 1
-    names = []
+    names: list[str] = []
+    number: collections.Counter[str] = collections.Counter()
     for place, cell in enumerate(wanted):
+        # Further rates of a method are fainter.
+        style = STYLES.get(cell.method, OTHER) | {"alpha": 0.6 ** number[cell.method]}
+        number[cell.method] += 1
         own = [result for result in results if same_setting(cell, result)]
         names.append(make_method(cell.method).label)
         names[-1] += f", rate {cell.learning_rate:g}" if rates else ""
         accuracies, lost = accuracies_of(cell, own)
         counted = f"{names[-1]}, n = {len(accuracies)}" + (f", {lost} diverged" if lost else "")
         if own:
-            _draw_curve(left, _style(cell), counted, curves(own, "test_accuracy"), place)
+            _draw_curve(left, style, counted, curves(own, "test_accuracy"), place)
         if accuracies:
-            _draw_last(right, _style(cell), accuracies, place)
+            _draw_last(right, style, accuracies, place)
         if lost:
             right.annotate(f"{lost} diverged", (0.02, place), xycoords=("axes fraction", "data"),
                            va="center", fontsize=8)  # fmt: skip
@@ -69,7 +74,7 @@ def accuracy_over_batch(
 ) -> list[Path]:
     """Draws test accuracy over batch size, with 95 % intervals, by method.
 
-    BCN by estimates and by the batch's statistics are one curve.
+    BCN by estimates and by the batch's statistics are one curve, unless at the same size.
 
     Args:
       wanted: cells that differ in method, batch size and learning rate.
@@ -80,9 +85,11 @@ def accuracy_over_batch(
       Paths of the SVG and the PNG.
     """
     figure, axis = plt.subplots(figsize=(7.2, 5.0), layout="constrained")
-    methods = list(dict.fromkeys(_family(cell) for cell in wanted))
+    sizes = sorted({cell.batch_size for cell in wanted})
+    names = _curve_names(wanted)
+    methods = list(dict.fromkeys(names.values()))
     for place, method in enumerate(methods):
-        own = [cell for cell in wanted if _family(cell) == method]
+        own = [cell for cell in wanted if names[cell.method] == method]
         found = {cell.batch_size: accuracies_of(cell, results) for cell in own}
         trained = {size: values for size, (values, _) in sorted(found.items()) if values}
         summary = [interval(values) for values in trained.values()]
@@ -106,7 +113,6 @@ def accuracy_over_batch(
                               (size * shift, 0.02), xycoords=("data", "axes fraction"),
                               rotation=90, fontsize=7, ha="center", va="bottom",
                               color=STYLES.get(method, OTHER)["color"])  # fmt: skip
-    sizes = sorted({cell.batch_size for cell in wanted})
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.xaxis.set_minor_locator(NullLocator())
@@ -142,12 +148,18 @@ def _bounds(wanted: Sequence[Cell], results: Sequence[Result]) -> tuple[float, f
     return min(values) - margin, max(values) + margin
 
 
-def _family(cell: Cell) -> str:
-    return cell.method.removesuffix("-micro")
+def _curve_names(wanted: Sequence[Cell]) -> dict[str, str]:
+    """The curve that each method is part of: BCN by estimates that of BCN, unless they meet."""
+    sizes: dict[str, set[int]] = {}
+    for cell in wanted:
+        sizes.setdefault(cell.method, set()).add(cell.batch_size)
 
+    def name(method: str) -> str:
+        family = method.removesuffix("-micro")
+        meet = family != method and sizes.get(family, set()) & sizes[method]
+        return method if meet else family
 
-def _style(cell: Cell) -> dict[str, Any]:
-    return STYLES.get(cell.method, OTHER)
+    return {method: name(method) for method in sizes}
 
 
 def _draw_curve(

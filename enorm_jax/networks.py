@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from enorm_jax.augment import Augmentation
 from enorm_jax.cell import Cell
-from enorm_jax.conv_models import FullyConvolutional, ResNet, resnet18, resnet50
+from enorm_jax.conv_models import FullyConvolutional, ResNet, resnet18, resnet50, resnet101
 from enorm_jax.convolution import with_convolution
 from enorm_jax.errors import InputError
 from enorm_jax.groups import Groups
@@ -25,7 +25,7 @@ Shape = tuple[int, ...]  # of an image: height, width, channels
 
 CONV_LAYERS = 9
 CONV_WIDTH = 128  # channels of the first layer, as published
-IMAGENET_RESNETS = {18: resnet18, 50: resnet50}
+IMAGENET_RESNETS = {18: resnet18, 50: resnet50, 101: resnet101}
 
 
 def build(cell: Cell, classes: int) -> nn.Module:
@@ -33,7 +33,7 @@ def build(cell: Cell, classes: int) -> nn.Module:
 
     Args:
       cell: the cell; of a ``"conv"`` network the depth is 9, of a ``"resnet"`` 8, 14, 20, ..., of
-        an ``"imagenet-resnet"`` 18 or 50.
+        an ``"imagenet-resnet"`` 18, 50 or 101.
       classes: outputs.
 
     Returns:
@@ -97,9 +97,13 @@ def build(cell: Cell, classes: int) -> nn.Module:
         "conv": conv,
         "kernel_init": cell.init,
     }
+    if cell.skip != "published":
+        values["skip"] = cell.skip
     if cell.network == "imagenet-resnet":
         if cell.depth not in IMAGENET_RESNETS:
-            raise InputError(f"ImageNet's residual networks have 18 or 50 layers, not {cell.depth}")
+            raise InputError(
+                f"ImageNet's residual networks have 18, 50 or 101 layers, not {cell.depth}"
+            )
         return IMAGENET_RESNETS[cell.depth](**values)
     blocks, rest = divmod(cell.depth - 2, 6)
     if rest or not blocks:
@@ -116,6 +120,9 @@ def plain(cell: Cell, classes: int) -> nn.Module:
 
     Returns:
       The network, with the parameters of the one that `build` makes.
+
+    Raises:
+      InputError: as `build` does.
     """
     model = build(dataclasses.replace(cell, precision="float32"), classes)
     if cell.network == "fc":
@@ -206,6 +213,9 @@ def equalizer(cell: Cell, image: Shape, classes: int) -> ENorm | None:
 
     Returns:
       The rescaling, or None; cells of equal networks get equal ones.
+
+    Raises:
+      InputError: as `build` does.
     """
     if make_method(cell.method, cell.groups).equalize is None:
         return None
@@ -242,6 +252,9 @@ def normalized_channels(cell: Cell, image: Shape, classes: int) -> list[int]:
 
     Returns:
       The different numbers, the smallest first.
+
+    Raises:
+      InputError: as `build` does.
     """
     model = build(cell, classes).clone(norm=BatchNorm)
     example = jax.ShapeDtypeStruct((1, *input_shape(cell, image)), jnp.float32)

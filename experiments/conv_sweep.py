@@ -21,6 +21,7 @@ from rich.console import Console
 
 from enorm_jax import cli, parse
 from enorm_jax.cell import Cell, Network
+from enorm_jax.conv_models import SKIPS
 from enorm_jax.cost import fastest_conv_precision
 from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.methods import GROUPS, make_method
@@ -28,7 +29,7 @@ from enorm_jax.models import INITIALIZERS
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
 from enorm_jax.results import read_results
 from enorm_jax.summary import conv_summary
-from fc_cells import run_arguments
+from fc_cells import of_norms_in, run_arguments
 from train_cells import train
 
 # Layers, and channels of the first, as published.
@@ -60,7 +61,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--depth",
         type=parse.positive_int,
-        help="layers: 9 of conv, 20 or 8, 14, 26, ... of resnet, 50 or 18 of imagenet-resnet",
+        help="layers: 9 of conv, 20 or 8, 14, 26, ... of resnet, 50, 18 or 101 of imagenet-resnet",
     )
     p.add_argument(
         "--width",
@@ -97,6 +98,13 @@ def parser() -> cli.Parser:
         default="published",
         help="which convolutions of conv a normalization follows: the third and the sixth, or all "
         "but the last",
+    )
+    p.add_argument(
+        "--skip",
+        choices=["published", *SKIPS],
+        default="published",
+        help="of residual networks: as He et al. have them, or one kind; learned, a convolution in "
+        "every block, is that of ENorm's authors",
     )
     p.add_argument(
         "--of-norms",
@@ -147,6 +155,14 @@ def cells(args: Any) -> list[Cell]:
     if width < 1:
         least = 1 / channels
         raise cli.InputError(f"--width {args.width:g} leaves no channel: choose at least {least:g}")
+    if args.norm_after != "published" and args.network != "conv":
+        raise cli.InputError(
+            f"--norm-after {args.norm_after} is of --network conv: residual networks have "
+            "normalization everywhere; leave it out"
+        )
+    if args.skip != "published" and args.network == "conv":
+        raise cli.InputError(f"--skip {args.skip}: conv has no skips; choose --network resnet")
+    of_norms = of_norms_in(args)
     return [
         Cell(
             experiment="conv",
@@ -166,11 +182,12 @@ def cells(args: Any) -> list[Cell]:
             init=args.init,
             train_images=args.train_images,
             groups=args.groups if its.grouped else GROUPS,
-            of_norms=bool(args.of_norms and its.equalize and its.norm),
+            of_norms=method in of_norms,
             network=args.network,
             momentum=args.momentum,
             augment=args.augment,
-            norm_after=args.norm_after if its.norm and args.network == "conv" else "published",
+            norm_after=args.norm_after if its.norm else "published",
+            skip=args.skip,
         )
         for method in args.method
         for its in [make_method(method)]

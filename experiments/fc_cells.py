@@ -233,14 +233,20 @@ def variants(p: cli.Parser) -> None:
     )
 
 
-def cells(args: Any) -> list[Cell]:
-    """The cells asked for, shallow networks first."""
-    of_norms = [m for m in args.method if make_method(m).equalize and make_method(m).norm]
-    if args.of_norms and not of_norms:
+def of_norms_in(args: Any) -> list[str]:
+    """The methods whose ENorm is to balance normalization layers: none without `--of-norms`."""
+    found = [m for m in args.method if make_method(m).equalize and make_method(m).norm]
+    if args.of_norms and not found:
         raise cli.InputError(
             f"--of-norms: no ENorm with normalization layers among {', '.join(args.method)}: add "
             "enorm+bn"
         )
+    return found if args.of_norms else []
+
+
+def cells(args: Any) -> list[Cell]:
+    """The cells asked for, shallow networks first."""
+    of_norms = of_norms_in(args)
     if args.rates and args.lr:
         raise cli.InputError("--rates and --lr both give learning rates: give one of them")
     if args.rates and not args.rates.exists():
@@ -270,7 +276,7 @@ def cells(args: Any) -> list[Cell]:
             fold="0/5" if args.select == "best" else None,
             select=args.select,
             groups=args.groups if its.grouped else GROUPS,
-            of_norms=args.of_norms and method in of_norms,
+            of_norms=method in of_norms,
             bias_handling=args.bias or "scale" if its.equalize else "scale",
             order=args.order if its.equalize else "sequential",
             balance_last=not (args.leave_last and its.equalize),

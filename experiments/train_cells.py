@@ -240,7 +240,7 @@ def room(wanted: list[Cell], dataset: data.Dataset, workers: int) -> str:
     total = memory_size()
     largest = max(wanted, key=lambda cell: sum(cell_memory(cell, dataset, 1)))
     (images, one), (_, two) = (cell_memory(largest, dataset, runs) for runs in (1, 2))
-    seeds = 1 + int((total / workers - images - one) / (two - one))
+    seeds = 1 + math.floor((total / workers - images - one) / (two - one))
     return (
         f"{total / 1e9:.0f} GB of memory hold about {max(seeds, 0)} seeds of {title(largest)} "
         f"at once, with {workers} workers"

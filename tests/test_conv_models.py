@@ -17,6 +17,7 @@ from enorm_jax.conv_models import (
     resnet20,
     resnet50,
     resnet56,
+    resnet101,
 )
 from enorm_jax.group_norms import batch_channel_norm, group_norm
 from enorm_jax.kernels import WeightNormConv, WeightStandardizedConv
@@ -34,9 +35,10 @@ def count(model, size):
 
 
 def test_parameters_are_as_many_as_published():
-    """Torch's resnet18 and resnet50; 0.27 and 0.85 million for 20 and 56 layers (He et al.)."""
+    """Torch's resnet18, 50 and 101; 0.27 and 0.85 million for 20 and 56 layers (He et al.)."""
     assert count(resnet18(norm=BatchNorm), 224) == 11_689_512
     assert count(resnet50(norm=BatchNorm), 224) == 25_557_032
+    assert count(resnet101(norm=BatchNorm), 224) == 44_549_160
     assert [round(count(net(norm=BatchNorm), 32) / 1e6, 2) for net in (resnet20, resnet56)] == [
         0.27,
         0.85,
@@ -147,3 +149,5 @@ def test_senseless_settings_are_refused():
         shapes(ResNet((1,), skip="none"), 8)
     with pytest.raises(ValueError, match="no channel"):
         shapes(FullyConvolutional(width=0.001), 8)
+    with pytest.raises(ValueError, match="norm_after must be"):
+        shapes(FullyConvolutional(norm_after="publishd"), 8)

@@ -1,11 +1,13 @@
 """conv_sweep.py and micro_batch.py on the embedded digits, in this process to save its start."""
 
 import json
+import re
 
 import pytest
 
 import conv_sweep
 import micro_batch
+from enorm_jax.conv_plots import accuracy_over_batch
 
 SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
 TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
@@ -29,6 +31,9 @@ def run(run_script, monkeypatch, tmp_path):
         ("conv_sweep.py", ["--train-images", "1438", *SMALL], "more than the 1437 of digits"),
         ("conv_sweep.py", ["--method", "ws+gn", *SMALL], "add --norm-after all"),
         ("conv_sweep.py", ["--method", "path-sgd", *SMALL], "a chain of dense layers"),
+        ("conv_sweep.py", ["--method", "enorm", "--of-norms", *SMALL], "add enorm+bn"),
+        ("conv_sweep.py", ["--skip", "learned", *SMALL], "choose --network resnet"),
+        ("conv_sweep.py", ["--network", "resnet", "--norm-after", "all", *SMALL], "leave it out"),
         ("conv_sweep.py", ["--dataset", "digits", "--width", "0.001"], "leaves no channel"),
         ("conv_sweep.py", ["--epoch", "3"], "did you mean --epochs?"),
         ("conv_sweep.py", ["--network", "resnet", "--depth", "9", *SMALL], "8, 14, 20"),
@@ -81,10 +86,9 @@ def test_a_conv_sweep_leaves_cells_a_table_and_a_figure_and_is_then_done(run, tm
     ids=str,
 )
 def test_networks_have_the_published_size_unless_told(arguments, size, width):
-    arguments = [*arguments, "--method", "ws+gn", "--norm-after", "all"]
+    arguments = [*arguments, "--method", "bn"]
     (cell,) = conv_sweep.cells(conv_sweep.parser().parse_args(arguments))
     assert (cell.size, cell.width) == (size, width)
-    assert cell.norm_after == ("all" if cell.network == "conv" else "published")
 
 
 def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():
@@ -95,6 +99,18 @@ def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():
         *((64, name) for name in ("bn", "ws+bcn")),
     ]
     assert all(rate == pytest.approx(size / 100) for size, _, rate in found)
+
+
+def test_bcn_is_one_curve_over_batch_sizes_unless_both_kinds_are_trained_at_one(tmp_path):
+    def labels(methods):
+        flags = ["--method", methods, "--batch-sizes", "8,64"]
+        cells = micro_batch.cells(micro_batch.parser().parse_args(flags))
+        done = [cell.settings() | {"test_accuracy": [50.0] * 3} for cell in cells]
+        drawing, _ = accuracy_over_batch(cells, done, tmp_path / "drawing")
+        return re.findall(r"BCN[^,<]*, n = 3", drawing.read_text())
+
+    assert labels("bcn") == ["BCN, n = 3"]
+    assert labels("bcn,bcn-micro") == ["BCN (estimates), n = 3", "BCN, n = 3"]
 
 
 @pytest.mark.slow

@@ -159,6 +159,16 @@ def test_enorm_rescales_momentum_against_weights(blobs, rng):
     assert changed == 9
 
 
+def test_skips_are_those_of_the_paper_unless_named():
+    imagenet = dataclasses.replace(RESNET, network="imagenet-resnet", depth=18)
+    for cell, published in ((RESNET, "identity"), (imagenet, "projection")):
+        assert networks.build(cell, 3).skip == published
+        learned = dataclasses.replace(cell, skip="learned")
+        assert networks.build(learned, 3).skip == "learned"
+        assert "-learned_skips-" in learned.stem
+        assert "skips" not in cell.stem
+
+
 @pytest.mark.parametrize(("depth", "millions"), [(18, 11.7), (50, 25.6)])
 def test_full_size_imagenet_is_cropped_and_classified_by_its_residual_networks(depth, millions):
     """Of as many parameters as published."""
@@ -229,7 +239,7 @@ def test_with_of_norms_enorm_leaves_a_normalized_network_as_it_is(blobs):
     [
         ({"depth": 8}, "has 9 layers: not 8"),
         ({"network": "resnet"}, "8, 14, 20, ... layers, not 9"),
-        ({"network": "imagenet-resnet", "depth": 20}, "18 or 50 layers, not 20"),
+        ({"network": "imagenet-resnet", "depth": 20}, "18, 50 or 101 layers, not 20"),
         ({"method": "path-sgd", "c": None}, "chain of dense layers"),
         ({"method": "ws+gn", "norm_after": "published"}, "add --norm-after all"),
         ({"network": "fc", "method": "path-sgd"}, "takes no momentum"),
