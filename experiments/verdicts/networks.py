@@ -120,23 +120,26 @@ OF_CONV = (
 )
 
 
-def _smaller(method: str, size: int) -> Comparison:
+def _stands_small_batches(method: str, size: int) -> Comparison:
     """A method at a batch size is not 5 % below itself at 64."""
     return Comparison(at_batch(method, size), at_batch(method, 64), -COLLAPSE, -COLLAPSE)
 
 
-def _units(upper: str, lower: str) -> Comparison:
+def _less_off(upper: str, lower: str) -> Comparison:
+    """One method's lowest units lie farther from always being off than another's."""
     first, second = (mechanism("elimination", name, nearest_units) for name in (upper, lower))
     return Comparison(first, second)
 
 
 def _steeper(upper: str, lower: str, of: str) -> Comparison:
+    """One method's loss, or its gradient, changes faster than another's."""
     sides = [mechanism("smoothness", name, steepness(of)) for name in (upper, lower)]
     first, second = (dataclasses.replace(side, label=f"{side.label} ({of})") for side in sides)
     return Comparison(first, second)
 
 
-def _half(upper: str, lower: str) -> Comparison:
+def _gains_more(upper: str, lower: str) -> Comparison:
+    """One half of weight standardization is more accurate than another."""
     first, second = (mechanism("standardization", n, last_accuracy) for n in (upper, lower))
     return Comparison(first, second)
 
@@ -193,7 +196,9 @@ CLAIMS = [
         "if all four intervals lie above −5 %, does not hold if one lies below.",
         partial(
             compared,
-            comparisons=[_smaller(name, size) for name in ("ws+gn", "ws+bcn") for size in SMALL],
+            comparisons=[
+                _stands_small_batches(name, size) for name in ("ws+gn", "ws+bcn") for size in SMALL
+            ],
         ),
     ),
     Claim(
@@ -212,7 +217,7 @@ CLAIMS = [
     ),
     Claim(
         "micro-ws-gn",
-        "WS improves GN, and BCN improves both, on micro-batches",
+        "On micro-batches WS improves GN, and BCN improves WS + GN",
         "WS + GN is above GN, and WS + BCN above WS + GN.",
         f"WS + GN minus GN, and WS + BCN minus WS + GN, at 1 and at 2 images, in {OVER_BATCH}. "
         "Holds if all four intervals lie above 0, does not hold if one lies below.",
@@ -227,17 +232,18 @@ CLAIMS = [
     ),
     Claim(
         "elimination",
-        "BN keeps units away from always being off, GN and LN do not; WS and BCN help GN to it",
+        "BN keeps units farther from always being off than GN and LN do; WS and BCN help GN to it",
         "Elimination singularities are where a unit is off on all data. BN's units lie far from "
         "them by design.",
         "How many deviations the mean before the ReLU lies above 0 in the lowest tenth of units "
         "after the last epoch, layers averaged, in the network of `mechanisms.py elimination`: BN "
-        "minus GN, BN minus LN, WS + GN minus GN, BCN minus GN. Holds if all four intervals lie "
-        "above 0, does not hold if one lies below.",
+        "minus GN, BN minus LN, WS + GN minus GN, BCN minus GN. Batches of 64 images; runs that "
+        "diverged, or in which a layer is off altogether, have no such number and are left out. "
+        "Holds if all four intervals lie above 0, does not hold if one lies below.",
         partial(
             compared,
             comparisons=[
-                _units(*pair)
+                _less_off(*pair)
                 for pair in (("bn", "gn"), ("bn", "ln"), ("ws+gn", "gn"), ("bcn", "gn"))
             ],
         ),
@@ -248,7 +254,8 @@ CLAIMS = [
         "It lowers the Lipschitz constants of the loss and of its gradient.",
         "Decimal logarithms of both constants' estimates along the gradient, epochs averaged, in "
         "the network of `mechanisms.py smoothness`: GN minus WS + GN, and BCN minus WS + BCN. "
-        "Holds if all four intervals lie above 0, does not hold if one lies below.",
+        "Runs that diverged are left out. Holds if all four intervals lie above 0, does not hold "
+        "if one lies below.",
         partial(
             compared,
             comparisons=[
@@ -260,15 +267,15 @@ CLAIMS = [
     ),
     Claim(
         "standardization",
-        "Centring gives most of what weight standardization gains, scaling little, both the most",
-        "In the ablation of the paper on WS.",
+        "Of weight standardization's halves centring gains more than scaling, and both the most",
+        "In the ablation of the paper on WS centring gives most of the gain, scaling little.",
         "Test accuracy with GN in the network of `mechanisms.py standardization`: centring minus "
         "neither, centring minus scaling, both minus centring. Holds if all three intervals lie "
         "above 0, does not hold if one lies below.",
         partial(
             compared,
             comparisons=[
-                _half(*pair)
+                _gains_more(*pair)
                 for pair in (("centring", "neither"), ("centring", "scaling"), ("both", "centring"))
             ],
         ),
