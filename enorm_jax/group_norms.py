@@ -30,7 +30,8 @@ def group_norm(groups: int) -> Callable[..., nn.Module]:
       groups: number of groups; divides the number of units.
 
     Returns:
-      Function ``norm(train=..., name=...)`` that makes a `flax.linen.GroupNorm`.
+      Function ``norm(train=..., name=...)`` that makes a `flax.linen.GroupNorm`, which raises
+      ValueError where the groups do not divide the units.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -203,18 +204,25 @@ class BatchChannelNorm(nn.Module):
 
 @functools.cache
 def batch_channel_norm(groups: int, micro_batch: bool = False) -> Callable[..., nn.Module]:
-    """`BatchChannelNorm` as a value that a model takes.
+    r"""`BatchChannelNorm` as a value that a model takes.
+
+    .. math:: y = \mathrm{GN}(\mathrm{BN}(x))
 
     Args:
       groups: number of groups; divides the number of units.
       micro_batch: whether running estimates normalize in training too.
 
     Returns:
-      Function ``norm(train=..., name=...)``.
+      Function ``norm(train=..., name=...)``. Its layer raises ValueError where the groups do not
+      divide the units.
 
     Example:
       >>> from enorm_jax.group_norms import batch_channel_norm
       >>> batch_channel_norm(20)(train=False).groups
       20
+
+    Reference:
+      Qiao et al., `Micro-Batch Training with Batch-Channel Normalization and Weight
+      Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
     """
     return functools.partial(BatchChannelNorm, groups=groups, micro_batch=micro_batch)

@@ -57,7 +57,8 @@ def scale_by_path(
       it commutes with rescaling too.
 
     Raises:
-      ValueError: in init, if there is no network and the parameters are no chain.
+      ValueError: in init or update, if there is no network and the parameters are no chain; in
+        update, without parameters.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,6 +111,9 @@ def path_weights(params: Params, network: Network | None = None) -> Any:
     Returns:
       κ, the structure and shapes of `params`.
 
+    Raises:
+      ValueError: as `path_norm`, if there is no network.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from enorm_jax.path_sgd import path_weights
@@ -117,6 +121,10 @@ def path_weights(params: Params, network: Network | None = None) -> Any:
       ...           "layer_01": {"kernel": jnp.array([[3.0]])}}
       >>> [float(layer["kernel"][0, 0]) for layer in path_weights(params).values()]
       [9.0, 4.0]
+
+    Reference:
+      Neyshabur et al., `Path-SGD: Path-Normalized Optimization in Deep Neural Networks
+      <https://arxiv.org/abs/1506.02617>`_, NIPS 2015.
     """
     squares = jax.tree.map(jnp.square, params)
     return jax.grad(path_norm if network is None else network)(squares)

@@ -34,10 +34,13 @@ def along_gradient(loss: Callable[[Any], jax.Array], params: Any, steps: jax.Arr
     Args:
       loss: function from parameters to a scalar.
       params: θ, a pytree.
-      steps: η_1 < η_2 < ... > 0, (K,).
+      steps: 0 < η_1 < η_2 < ..., (K,), at least one.
 
     Returns:
       A `Smoothness` of scalars.
+
+    Raises:
+      ValueError: if there are no steps.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,6 +54,8 @@ def along_gradient(loss: Callable[[Any], jax.Array], params: Any, steps: jax.Arr
       <https://arxiv.org/abs/1805.11604>`_, NeurIPS 2018; for weight standardization Qiao et al.,
       `Micro-Batch Training <https://arxiv.org/abs/1903.10520>`_, 2019.
     """
+    if not len(steps):
+        raise ValueError("no steps to look along: give at least one")
     of = jax.value_and_grad(loss)
     value, gradient = of(params)
     length = _norm(gradient)

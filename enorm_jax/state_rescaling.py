@@ -69,6 +69,10 @@ def rescale_state(
       >>> state = rescale_state(state, params, (jnp.array([4.0]),))
       >>> [float(layer["kernel"][0, 0]) for layer in state[0].trace.values()]
       [0.25, 4.0]
+
+    Reference:
+      Of momentum: Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     factors = weight_factors(params, scales, groups, bias=bias)
     inverted = vector_paths(params, groups) if bias == "gauge" else frozenset()
@@ -102,7 +106,13 @@ def enorm_step_with_state(
     bias: StateBias = "scale",
     degrees: Degrees | None = None,
 ) -> tuple[Params, Any, Scales]:
-    """`enorm_step` on the parameters and the optimizer's state together.
+    r"""`enorm_step` on the parameters and the optimizer's state together.
+
+    .. math::
+        (\theta, m, v) \leftarrow (f \, \theta, \; m / f, \; v / f^2)
+
+    elementwise, with the factors f by which an ENorm step multiplies the parameters; see
+    `rescale_state`.
 
     Args:
       params: parameters, after the optimizer's step.
@@ -132,6 +142,10 @@ def enorm_step_with_state(
       >>> params, state, scales = enorm_step_with_state(params, state, c=1.0)
       >>> float(scales[0][0])
       0.5
+
+    Reference:
+      Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     if bias not in ("scale", "keep", "gauge"):
         raise ValueError(f"bias must be 'scale', 'keep' or 'gauge', got {bias!r}")
