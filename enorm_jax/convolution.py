@@ -335,15 +335,29 @@ def _columns_together(x: jax.Array, columns: int, stride: int) -> jax.Array:
     return jnp.concatenate([x[:, :, j : j + starts : stride] for j in range(columns)], axis=-1)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _spread(g: jax.Array, before: int, after: int, between: int) -> jax.Array:
     """Rows of zeros around and between those of (outputs, images, height, width)."""
-    padding = [(0, 0, 0), (0, 0, 0), (before, after, between), (0, 0, 0)]
+    padding = _rows(before, after, between)
     if g.dtype == jnp.float32:
         return jax.lax.pad(g, jnp.float32(0), padding)
     # XLA's CPU backend pads bfloat16 number by number.
     bits = jax.lax.bitcast_convert_type(g, jnp.uint16)
     padded = jax.lax.pad(bits, jnp.uint16(0), padding)
     return jax.lax.bitcast_convert_type(padded, jnp.bfloat16)
+
+
+@_spread.defjvp
+def _spread_jvp(
+    before: int, after: int, between: int, primals: Any, tangents: Any
+) -> tuple[jax.Array, jax.Array]:
+    (g,), (dg,) = primals, tangents
+    spread = jax.lax.pad(dg, jnp.zeros((), dg.dtype), _rows(before, after, between))
+    return _spread(g, before, after, between), spread  # bits have no derivative
+
+
+def _rows(before: int, after: int, between: int) -> list[tuple[int, int, int]]:
+    return [(0, 0, 0), (0, 0, 0), (before, after, between), (0, 0, 0)]
 
 
 def _are_plain(

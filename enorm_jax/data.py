@@ -8,7 +8,7 @@ import numpy as np
 
 from enorm_jax import imagenet
 from enorm_jax.cifar10 import ARRAY_NAMES, read_cifar10
-from enorm_jax.inputs import Inputs, PerImage, Standardization, Standardize
+from enorm_jax.inputs import INPUTS, Inputs, PerImage, Standardization, Standardize
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +70,12 @@ def with_inputs(dataset: Dataset, inputs: Inputs) -> Dataset:
 
     Returns:
       A data set that shares its arrays.
+
+    Raises:
+      ValueError: if there are no such inputs.
     """
+    if inputs not in INPUTS:
+        raise ValueError(f"inputs must be one of {INPUTS}, got {inputs!r}")
     if inputs == "published":
         return dataset
     scale = dataset.standardization.scale

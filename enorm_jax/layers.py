@@ -29,7 +29,7 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
     Sums are float32. Inside, operands are padded with zeros to whole tiles. CPUs multiply bfloat16
     slowly where the first operand is transposed, so that there it is laid out anew, and `vmap`
     gives one product after another; other devices get plain and batched products. Reverse mode
-    only.
+    only, but for derivatives of gradients: Hessian-vector products are `jax.jvp` of `jax.grad`.
 
     Args:
       x: (batch, in), float32.
@@ -38,6 +38,9 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
     Returns:
       (batch, out), float32.
 
+    Raises:
+      ValueError: if an operand is not in float32.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from enorm_jax.layers import matmul_bfloat16
@@ -45,6 +48,11 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
       >>> float(matmul_bfloat16(x, jnp.ones((2, 1)))[0, 0])
       3.0
     """
+    if not x.dtype == w.dtype == jnp.float32:
+        raise ValueError(
+            "products in bfloat16 round float32 operands themselves: leave out dtype= and "
+            f"param_dtype=, got {x.dtype} and {w.dtype}"
+        )
     return _matmul(w.shape, x, w)
 
 
@@ -78,7 +86,9 @@ def dot_general_bfloat16(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> jax.Array:
-    """`matmul_bfloat16` as ``flax.linen.Dense(..., dot_general=dot_general_bfloat16)`` takes it.
+    r"""`matmul_bfloat16` as ``flax.linen.Dense(..., dot_general=dot_general_bfloat16)`` takes it.
+
+    .. math:: y = \hat x \hat w, \quad \hat a = \mathrm{bfloat16}(a)
 
     Args:
       x: (..., in), float32.
@@ -91,7 +101,7 @@ def dot_general_bfloat16(
       (..., out), float32.
 
     Raises:
-      ValueError: if the axes are not a dense layer's.
+      ValueError: if the axes are not a dense layer's, or an operand is not in float32.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -165,24 +175,45 @@ def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) 
       >>> to_bfloat16(jnp.array([1 + 2**-9, 2.0]), [(0, 1)])
       Array([1, 2, 0], dtype=bfloat16)
     """
+    zeros = ((0, 0),) * a.ndim if padding is None else tuple(map(tuple, padding))
+    return _to_bfloat16(a, zeros)
 
-    def padded(a: jax.Array) -> jax.Array:
-        if padding is None:
-            return a
-        return jax.lax.pad(a, jnp.zeros((), a.dtype), [(low, high, 0) for low, high in padding])
 
-    def by_integers(a: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _to_bfloat16(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
+    def by_integers(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
         # Half a unit is added, less the smallest bit if even, and what is below a unit cut off.
         # NaN as arithmetic makes it stays NaN. XLA's CPU backend converts and pads number by
         # number, and takes five times as long.
         bits = jax.lax.bitcast_convert_type(a, jnp.uint32)
         upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        return jax.lax.bitcast_convert_type(padded(upper.astype(jnp.uint16)), jnp.bfloat16)
+        narrow = _padded(upper.astype(jnp.uint16), padding)
+        return jax.lax.bitcast_convert_type(narrow, jnp.bfloat16)
 
-    def by_conversion(a: jax.Array) -> jax.Array:
-        return padded(a.astype(jnp.bfloat16))
+    return jax.lax.platform_dependent(
+        a,
+        cpu=functools.partial(by_integers, padding=padding),
+        default=functools.partial(_converted, padding=padding),
+    )
 
-    return jax.lax.platform_dependent(a, cpu=by_integers, default=by_conversion)
+
+@_to_bfloat16.defjvp
+def _to_bfloat16_jvp(
+    padding: tuple[tuple[int, int], ...], primals: Any, tangents: Any
+) -> tuple[jax.Array, jax.Array]:
+    # Without it the bits, which are integers, would have no derivative: second ones would be 0.
+    (a,), (da,) = primals, tangents
+    return _to_bfloat16(a, padding), _converted(da, padding)
+
+
+def _converted(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
+    return _padded(a.astype(jnp.bfloat16), padding)
+
+
+def _padded(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
+    if not any(map(any, padding)):
+        return a
+    return jax.lax.pad(a, jnp.zeros((), a.dtype), [(low, high, 0) for low, high in padding])
 
 
 @jax.named_scope("row_major_transpose")

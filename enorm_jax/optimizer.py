@@ -73,6 +73,9 @@ def schedule(
     Returns:
       Function from the step to the rate.
 
+    Raises:
+      ValueError: if there is no such schedule.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from enorm_jax.optimizer import schedule
@@ -80,6 +83,8 @@ def schedule(
       >>> [round(float(rate(jnp.int32(epoch))), 4) for epoch in (0, 30, 59)]
       [0.05, 0.0, -0.0483]
     """
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {SCHEDULES}, got {name!r}")
     if name == "linear":
         return linear_decay(learning_rate, epochs, steps_per_epoch)
     fall = linear_decay(0.1 if name == "notebook" else 0.0, epochs, steps_per_epoch)

@@ -1,12 +1,13 @@
 """Post-training quantization of weights, and the folding of batch norm before it."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 Granularity = Literal["tensor", "channel"]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 
 
 def quantize_weights(params: Any, bits: int, granularity: Granularity = "tensor") -> Any:
@@ -24,7 +25,7 @@ def quantize_weights(params: Any, bits: int, granularity: Granularity = "tensor"
       Parameters of the same structure, shapes and dtypes, on the grid.
 
     Raises:
-      ValueError: if there are fewer than 2 bits.
+      ValueError: if there are fewer than 2 bits, or there is no such granularity.
 
     Example:
       >>> import jax.numpy as jnp
@@ -34,6 +35,8 @@ def quantize_weights(params: Any, bits: int, granularity: Granularity = "tensor"
     """
     if bits < 2:
         raise ValueError(f"bits must be at least 2, got {bits}: one of them is the sign")
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity must be one of {GRANULARITIES}, got {granularity!r}")
     levels = 2 ** (bits - 1) - 1
 
     def quantized(leaf: jax.Array) -> jax.Array:
@@ -65,6 +68,9 @@ def fold_batch_norm(
     Returns:
       Parameters of a `FullyConnected` with bias and without normalization.
 
+    Raises:
+      ValueError: if a layer's normalization keeps no running statistics, as GN's.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from enorm_jax.quantization import fold_batch_norm
@@ -82,6 +88,11 @@ def fold_batch_norm(
         kernel = layer["kernel"]
         bias = layer.get("bias", jnp.zeros(kernel.shape[-1], kernel.dtype))
         norm = name.replace("layer", "norm")
+        if norm in params and norm not in batch_stats:
+            raise ValueError(
+                f"{norm} has no running statistics: pass the batch_stats of its batch "
+                "normalization; no other can be folded"
+            )
         if norm in batch_stats:
             gain = params[norm]["scale"] * jax.lax.rsqrt(batch_stats[norm]["var"] + epsilon)
             kernel = kernel * gain[None, :]

@@ -37,7 +37,8 @@ def rescale(
       Rescaled parameters, same structure, shapes and dtypes.
 
     Raises:
-      ValueError: if the scales do not fit the groups, or the groups the params.
+      ValueError: if the scales do not fit the groups, or the groups the params, or there is no
+        such `bias`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,6 +49,8 @@ def rescale(
       >>> [(float(layer["kernel"][0, 0]), float(layer["bias"][0])) for layer in scaled.values()]
       [(4.0, 4.0), (0.25, 1.0)]
     """
+    if bias not in ("scale", "keep"):
+        raise ValueError(f"bias must be 'scale' or 'keep', got {bias!r}")
     groups = chain_groups(params) if groups is None else groups
     groups.leaves(params)
     if [d.shape for d in scales] != [(group.size,) for group in groups]:

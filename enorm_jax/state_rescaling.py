@@ -188,7 +188,7 @@ def weight_factors(
         return jnp.ones(leaf.shape, jnp.float32 if narrow or not inexact else leaf.dtype)
 
     ones = jax.tree.map(one, params)
-    tree = rescale(ones, scales, groups, bias="keep" if bias == "keep" else "scale")
+    tree = rescale(ones, scales, groups, bias="scale" if bias == "gauge" else bias)
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 

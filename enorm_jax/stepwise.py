@@ -65,7 +65,9 @@ def compile_training(
     begin = whole(start, *shapes)
     carry, key, order = everywhere(jax.eval_shape(start, *shapes))
     first = jax.ShapeDtypeStruct((), order.dtype, sharding=order.sharding)
-    gathers = {size: _gather(recipe, size, images, labels) for size in dict.fromkeys(sizes)}
+    gathers = {
+        size: _gather(recipe, size, order.dtype, images, labels) for size in dict.fromkeys(sizes)
+    }
     steps = {
         size: whole(step, carry, key, first, *gather.shapes, donate=(0,))
         for size, gather in gathers.items()
@@ -113,7 +115,7 @@ def compile_evaluation(
     whole = functools.partial(compiled, outputs=devices.replicated(recipe.mesh))
     state = _everywhere(recipe)(_one_of(states))
     sizes = dict.fromkeys(len(index) for index in parts)
-    gathers = {size: _gather(recipe, size, images, labels) for size in sizes}
+    gathers = {size: _gather(recipe, size, parts[0].dtype, images, labels) for size in sizes}
     of_size = {size: whole(totals, state, *gather.shapes) for size, gather in gathers.items()}
     norms = whole(lambda state: kernel_norms(state.params), state)
 
@@ -147,8 +149,11 @@ class _Gather:
     fetch: Callable[[Any, Images, Images], Any]
 
 
-def _gather(recipe: Recipe, size: int, images: Images, labels: Images) -> _Gather:
-    """What gathers batches of one size, shared out among the devices of a mesh if it can be."""
+def _gather(recipe: Recipe, size: int, dtype: Any, images: Images, labels: Images) -> _Gather:
+    """What gathers batches of one size, shared out among the devices of a mesh if it can be.
+
+    The dtype is that of the indices.
+    """
     mesh, sharding = recipe.mesh, None
     if mesh is not None:
         even = size % mesh.size == 0
@@ -169,7 +174,7 @@ def _gather(recipe: Recipe, size: int, images: Images, labels: Images) -> _Gathe
 
     if isinstance(images, np.ndarray):
         return _Gather(shapes, lambda *of: [put(array) for array in of_index(*of)])
-    arguments = _everywhere(recipe)((jax.ShapeDtypeStruct((size,), jnp.int32), images, labels))
+    arguments = _everywhere(recipe)((jax.ShapeDtypeStruct((size,), dtype), images, labels))
     return _Gather(shapes, compiled(of_index, *arguments, outputs=sharding))
 
 

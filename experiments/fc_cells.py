@@ -244,9 +244,24 @@ def of_norms_in(args: Any) -> list[str]:
     return found if args.of_norms else []
 
 
+def refuse_unused(args: Any) -> None:
+    """Refuses what changes ENorm where no method has it."""
+    given = {
+        f"--order {args.order}": args.order != "sequential",
+        "--leave-last": args.leave_last,
+        f"--bias {args.bias}": args.bias in ("keep", "gauge"),
+    }
+    if not any(make_method(method).equalize for method in args.method):
+        for flag in filter(given.get, given):
+            raise cli.InputError(
+                f"{flag}: no ENorm among {', '.join(args.method)}: add enorm, or leave it out"
+            )
+
+
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, shallow networks first."""
     of_norms = of_norms_in(args)
+    refuse_unused(args)
     if args.rates and args.lr:
         raise cli.InputError("--rates and --lr both give learning rates: give one of them")
     if args.rates and not args.rates.exists():

@@ -32,6 +32,9 @@ def main() -> None:
         for result in read_results(args.out)
         if (result["experiment"], result["dataset"]) == ("fc", args.dataset)
     ]
+    if not shown:
+        console.print("no cell is finished yet: another process trains them", highlight=False)
+        return
     paths = accuracy_over_depth(shown, args.out / f"accuracy_over_depth_{args.dataset}")
     console.print(f"figure: {paths[1]}", soft_wrap=True, highlight=False)
 

@@ -51,20 +51,29 @@ def recipe_for(dataset: data.Dataset, model: FullyConnected, **changes: Any) -> 
     return Recipe(model=model, **(settings | changes))
 
 
-def saved(paths: list[Path]) -> Iterator[Network]:
-    """The networks in a sweep's files, one per seed."""
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings of a sweep's file of networks that can be folded and quantized."""
+    _, settings = load_variables(path)
+    if settings.get("experiment") != "fc":
+        raise InputError(f"{path} is no finished cell of fc_sweep.py --save-params: leave it out")
+    if settings["method"] not in STUDY:
+        raise InputError(
+            f"{path} was trained with {settings['method']}: only networks of {', '.join(STUDY)} "
+            "can be folded and quantized"
+        )
+    return settings
+
+
+def saved(paths: list[Path], console: Console) -> Iterator[Network]:
+    """The networks in a sweep's files, one per seed; says which diverged, and leaves them out."""
     for path in paths:
         variables, settings = load_variables(path)
-        if "method" not in settings:
-            raise InputError(f"{path} is no finished cell of fc_sweep.py --save-params")
-        if settings["method"] not in STUDY:
-            raise InputError(
-                f"{path} was trained with {settings['method']}: only networks of "
-                f"{', '.join(STUDY)} can be folded and quantized"
-            )
         for run, seed in enumerate(settings["seeds"]):
             one = jax.tree.map(lambda leaf, run=run: jnp.asarray(leaf[run]), variables)
-            yield settings | {"seed": seed}, one["params"], one.get("batch_stats", {})
+            if all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(one)):
+                yield settings | {"seed": seed}, one["params"], one.get("batch_stats", {})
+            else:
+                console.print(f"{path.name}: seed {seed} diverged and is left out", soft_wrap=True)
 
 
 def trained(dataset: data.Dataset, depth: int = 3, width: int = 64) -> Iterator[Network]:
@@ -93,7 +102,7 @@ def measured(network: Network, dataset: data.Dataset) -> dict[str, Any]:
     scales, cycles = equalizing_scales(folded)
     equal = rescale(folded, scales)
     model = FullyConnected(settings["depth"], settings["width"], dataset.classes, use_bias=True)
-    accuracy = accuracy_on(dataset, model)
+    accuracy = accuracy_on(data.with_inputs(dataset, settings.get("inputs", "published")), model)
     return {
         **{key: settings[key] for key in ("method", "depth", "width", "seed")},
         "float": accuracy(folded),
@@ -135,15 +144,17 @@ def main() -> None:
     args = parser().parse_args()
     name = "digits"
     if args.params:
-        names = {str(load_variables(path)[1].get("dataset")) for path in args.params}
+        names = {settings_of(path)["dataset"] for path in args.params}
         if len(names) != 1:
-            raise InputError(f"--params are of several data sets, {sorted(names)}")
+            raise InputError(
+                f"--params are of several data sets, {', '.join(sorted(names))}: give those of one"
+            )
         name = names.pop()
     dataset = data.load(name, args.data_dir)
     found = {"experiment": "quantize", "dataset": name, "bits": BITS, **provenance()}
     console, networks = Console(), []
     table = Table("network", "weights", "float", *(f"{bits} bits" for bits in BITS))
-    for network in saved(args.params) if args.params else trained(dataset):
+    for network in saved(args.params, console) if args.params else trained(dataset):
         result = measured(network, dataset)
         networks.append(result)
         label = (

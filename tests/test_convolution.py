@@ -191,3 +191,18 @@ def test_other_types_are_refused():
     layer = with_convolution(nn.Conv, "bfloat16")(4, (3, 3), dtype=jnp.bfloat16)
     with pytest.raises(ValueError, match="leave out dtype="):
         layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 4)))
+
+
+@pytest.mark.parametrize("case", ["as many", "few channels", "strides"])
+def test_hessian_vector_products_differ_from_those_in_float32_by_rounding(case):
+    conv, x, kernel, _ = operands(*CASES[case])
+    plain, *_ = operands(*CASES[case], own=jax.lax.conv_general_dilated)
+    direction = jnp.sin(jnp.arange(kernel.size, dtype=jnp.float32)).reshape(kernel.shape)
+
+    def curvature(conv):
+        loss = jax.grad(lambda kernel: jnp.sum(jnp.sin(conv(x, kernel) / 20)))
+        return jax.jvp(loss, (kernel,), (direction,))[1]
+
+    exact, own = curvature(plain), curvature(conv)
+    assert jnp.linalg.norm(exact) > 0.1
+    assert jnp.linalg.norm(own - exact) < 0.05 * jnp.linalg.norm(exact)

@@ -120,6 +120,23 @@ def test_a_dense_layer_takes_any_leading_axes():
 def test_what_is_no_dense_layer_is_refused():
     with pytest.raises(ValueError, match="dense layers"):
         dot_general_bfloat16(jnp.ones((2, 3)), jnp.ones((4, 3)), (((1,), (1,)), ((), ())))
+    with pytest.raises(ValueError, match="leave out dtype"):
+        matmul_bfloat16(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4)))
+
+
+def test_hessian_vector_products_differ_from_those_in_float32_by_rounding(operands):
+    x, w, _ = (a[0] for a in operands)
+    direction = jnp.sin(jnp.arange(w.size, dtype=jnp.float32)).reshape(w.shape)
+
+    def curvature(product):
+        def loss(w):
+            return jnp.sum(jnp.tanh(product(jnp.tanh(product(x, w)), w[:12])) ** 2)
+
+        return jax.jvp(jax.grad(loss), (w,), (direction,))[1]
+
+    exact, own = curvature(jnp.matmul), curvature(matmul_bfloat16)
+    assert jnp.linalg.norm(exact) > 1
+    assert jnp.linalg.norm(own - exact) < 0.05 * jnp.linalg.norm(exact)
 
 
 def test_precision_changes_products_alone():

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enorm_jax import FullyConnected, rescale
+from enorm_jax import FullyConnected, group_norm, rescale
+from enorm_jax.checkpoint import save_arrays
 from enorm_jax.norms import BatchNorm
 from enorm_jax.quantization import fold_batch_norm, quantize_weights
 
@@ -52,6 +53,60 @@ def test_folding_batch_norm_leaves_the_function(rng):
 def test_too_few_bits_are_named():
     with pytest.raises(ValueError, match="bits must be at least 2, got 1"):
         quantize_weights({"kernel": jnp.ones((2, 2))}, 1)
+
+
+def test_what_cannot_be_quantized_or_folded_is_named():
+    with pytest.raises(ValueError, match="granularity must be"):
+        quantize_weights({"kernel": jnp.ones((2, 2))}, 8, "kernel")
+    model = FullyConnected(depth=1, width=6, classes=3, norm=group_norm(2))
+    params = model.init(jax.random.key(0), jnp.ones((1, 4)), train=False)["params"]
+    with pytest.raises(ValueError, match="norm_00 has no running statistics"):
+        fold_batch_norm(params, {})
+
+
+def write_networks(path, settings):
+    """Two networks of digits, the second of which diverged."""
+    model = FullyConnected(depth=1, width=6)
+    x = jnp.ones((1, 8, 8, 1))
+    params = model.init(jax.random.key(0), x, train=False)["params"]
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.nan * leaf]), params)
+    save_arrays(path, {"params": stacked}, settings)
+
+
+SETTINGS = {"experiment": "fc", "dataset": "digits", "method": "baseline", "depth": 1, "width": 6,
+            "seeds": [0, 1], "inputs": "image"}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_that_diverged_is_left_out_and_inputs_are_those_of_the_training(run_script, tmp_path):
+    accuracies = []
+    for inputs in ("image", "published"):
+        path, out = tmp_path / f"{inputs}.safetensors", tmp_path / f"{inputs}.json"
+        write_networks(path, SETTINGS | {"inputs": inputs})
+        status, text, err = run_script("experiments/quantize.py", "--params", path, "--out", out)
+        assert status == 0, err
+        assert "seed 1 diverged" in text
+        (network,) = json.loads(out.read_text())["networks"]
+        assert network["seed"] == 0
+        accuracies.append(network["float"])
+    assert accuracies[0] != accuracies[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"experiment": "conv"}, "no finished cell of fc_sweep.py"),
+        ({"method": "gn"}, "was trained with gn"),
+    ],
+    ids=str,
+)
+def test_networks_of_other_kinds_are_refused_in_one_line(run_script, tmp_path, change, fault):
+    path = tmp_path / "other.safetensors"
+    write_networks(path, SETTINGS | change)
+    status, _, err = run_script("experiments/quantize.py", "--params", path)
+    assert status == 2
+    assert fault in err
+    assert err.strip().count("\n") == 0
 
 
 @pytest.mark.slow

@@ -189,6 +189,8 @@ def test_interrupted_it_says_how_to_go_on(tmp_path):
     [
         (["--method", "enorm", "--dept", "3", *SMALL], "did you mean --depths? see --help"),
         (["--depths", "3"], "required: --method"),
+        (["--method", "bn", "--leave-last", *SMALL], "--leave-last: no ENorm among bn: add enorm"),
+        (["--method", "bn", "--bias", "gauge", *SMALL], "--bias gauge: no ENorm among bn"),
         (["--metod", "enorm", *SMALL], "--metod; did you mean --method? see --help"),
         (["--method", "enrom"], "unknown method 'enrom': did you mean enorm? choose baseline"),
         (["--method", "enorm", "--depths", "9-1"], "cannot read '9-1'"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enorm_jax import FullyConnected, cumulative_scales
+from enorm_jax import FullyConnected, cumulative_scales, rescale
 from enorm_jax.cell import LATER, Cell
 from enorm_jax.data import held_out, with_inputs
 from enorm_jax.display import title
@@ -57,6 +57,16 @@ def test_true_inputs_have_mean_0_and_deviation_1_over_the_training_set(blobs):
 def test_schedules_are_constant_within_an_epoch(name, expected):
     rate = schedule(name, 0.05, epochs=4, steps_per_epoch=3)
     np.testing.assert_allclose([rate(jnp.int32(s)) for s in (0, 2, 6)], expected, atol=1e-8)
+
+
+def test_names_that_mean_nothing_are_refused(blobs):
+    with pytest.raises(ValueError, match="schedule must be"):
+        schedule("cosine", 0.1, epochs=2, steps_per_epoch=1)
+    with pytest.raises(ValueError, match="inputs must be"):
+        with_inputs(blobs, "pixels")
+    params = FullyConnected(depth=1, width=2).init(jax.random.key(0), jnp.ones((1, 3)), train=False)
+    with pytest.raises(ValueError, match="bias must be"):
+        rescale(params["params"], (jnp.ones(2), jnp.ones(2)), bias="Keep")
 
 
 def test_he_normal_has_he_s_variance_and_is_not_cut_off():
@@ -142,7 +152,8 @@ def test_a_variant_has_a_name_and_a_file_of_its_own(monkeypatch):
         "--softmax": "softmax", "--bias=gauge": "gauge", "--groups=10": "10_groups",
         "--of-norms": "of_norms", "--select=best": "best_epoch",
     }  # fmt: skip
-    of_others = {"rates", "fold", "network", "momentum", "augment", "norm_after"}  # scripts
+    of_convolutions = {"network", "momentum", "augment", "norm_after", "skip"}
+    of_others = {"rates", "fold"} | of_convolutions  # other scripts' settings
     assert len(flags) == len(LATER.keys() - of_others)
     methods = {"10_groups": "gn", "of_norms": "enorm+bn"}
     only_own = ("simultaneous", "last_left_out", "gauge", *methods)

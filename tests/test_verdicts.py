@@ -54,6 +54,9 @@ def test_divergence_with_bias_is_judged_from_the_first_epoch_of_runs_of_any_leng
     assert judge("bias-diverges", shallow, short).verdict == "holds"
     late = [cell(ENORM_BIAS, 19, [None, None], lost={"epoch": 3, "step": 0})]
     assert judge("bias-diverges", shallow, short[:-1], late).verdict == "does not hold"
+    longer = [cell(ENORM_BIAS, p, [None, None]) for p in DEEP]  # of the same seeds
+    found = judge("bias-diverges", shallow, short, longer)
+    assert found.figures.startswith(f"{sum(len(r['seeds']) for r in shallow) + 20} of ")
     trained = [cell(ENORM_BIAS, 11, [12.0, None], epochs=1)]
     assert judge("bias-diverges", trained).verdict == "does not hold"
     assert judge("bias-diverges", cells(ENORM_BIAS, 10.0, SHALLOW)).verdict == "does not hold"

@@ -4,8 +4,9 @@ import pytest
 
 import what_matters
 from enorm_jax import FullyConnected, bias_amplification, published
+from enorm_jax.errors import InputError
 from made_up_cells import cell, cells, judge
-from verdicts.runs import AMPLIFIED, C_BY_DEPTH, DEPTHS, C, Setting
+from verdicts.runs import AMPLIFIED, C_BY_DEPTH, DEPTHS, C, Setting, c_by_depth
 from verdicts.variants import AT, CURES, GAUGE, VARIANTS
 
 NORMAL = next(variant for variant in VARIANTS if variant.name == "he-normal")
@@ -110,6 +111,12 @@ def test_c_by_depth_is_the_largest_that_keeps_rate_times_amplification_stable(de
     assert rate * amplification(c) <= AMPLIFIED
     assert c == C or rate * amplification(c + 0.01) > AMPLIFIED
     assert Setting("enorm", c="by depth").cell(depth, "float32").c == c
+
+
+def test_between_known_depths_c_is_that_of_the_next_deeper_one():
+    assert [c_by_depth(p) for p in (1, 7, 8, 9, 10, 18)] == [1.2, 1.2, 1.15, 1.15, 1.1, 1.05]
+    with pytest.raises(InputError, match="up to 19"):
+        c_by_depth(20)
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ _CALL_PRIMITIVES = frozenset(
 ) | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 _UNIFORM = frozenset(
     ("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "rev", "copy", "copy_p")
-) | {"dynamic_slice", "split", "optimization_barrier"}
+) | {"dynamic_slice", "split"}
 _ELEMENTWISE = frozenset(("add", "sub", "mul", "div", "neg", "max", "min", "convert_element_type"))
 
 
@@ -157,6 +157,8 @@ def _fold(equation: JaxprEqn, values: list[Fixed]) -> list[Value]:
     if any(array is None for array in arrays) or equation.effects:
         return unknown
     uniform = all(array.ndim == 0 for array in arrays if array is not None)
+    if name == "optimization_barrier":
+        return [Fixed(array) for array in arrays]
     if name in _UNIFORM and arrays and uniform:
         return [Fixed(arrays[0]) for _ in equation.outvars]
     shapes = [getattr(variable.aval, "shape", None) for variable in equation.outvars]

@@ -171,8 +171,8 @@ CLAIMS = [
     ),
     Claim(
         "depth-both",
-        "ENorm + BN keeps its accuracy with depth",
-        "With both, accuracy stays level to p = 17.",
+        "ENorm + BN keeps its accuracy to p = 17",
+        "With both, accuracy stays level before it falls at the last depth.",
         "ENorm + BN at p = 17 minus p = 1. Holds if the interval lies above −0.5 %, does not hold "
         "if not and below 0.",
         partial(between_depths, setting=BOTH, high=(17,), low=1, margin=0.5),

@@ -1,12 +1,15 @@
 """The claim that products in bfloat16 train as accurate networks as in float32."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from compare_precision import DEPTHS, PAIRS, differences, equivalence
+from enorm_jax.cell import same_setting
 from enorm_jax.methods import STUDY, make_method
 from enorm_jax.results import interval
 from verdicts.intervals import Estimate
 from verdicts.outcome import Outcome, Table, Verdict, depths_text
+from verdicts.runs import Setting
 from verdicts.store import Store
 
 
@@ -19,7 +22,7 @@ def equal(store: Store) -> Outcome:
     Returns:
       The outcome; it does not hold if the interval lies outside the margin.
     """
-    found = differences(store.results)
+    found = differences(filter(_is_of_the_study, store.results))
     rows = tuple(
         (make_method(method).label, str(depth), str(Estimate(*interval(values))), str(len(values)))
         for (method, depth), values in sorted(found.items())
@@ -40,6 +43,13 @@ def equal(store: Store) -> Outcome:
     figures = f"bfloat16 − float32: {estimate} over {count} {'pair' if count == 1 else 'pairs'}"
     table = Table(("method", "p", "bfloat16 − float32", "pairs"), rows)
     return Outcome(verdict, figures, (table,), why, lacking)
+
+
+def _is_of_the_study(result: dict[str, Any]) -> bool:
+    if result["method"] not in STUDY:
+        return False
+    setting = Setting(result["method"])
+    return same_setting(setting.cell(result["depth"], result["precision"]), result)
 
 
 def _lacking(method: str, found: Mapping[tuple[str, int], list[float]]) -> str:

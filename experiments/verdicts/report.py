@@ -7,6 +7,7 @@ from enorm_jax.layers import PRECISIONS
 from verdicts.findings import BASELINE, BASELINE_BIAS, BN, BOTH, ENORM, ENORM_BIAS
 from verdicts.intervals import Spread, spread
 from verdicts.outcome import Claim, Outcome, Table
+from verdicts.reproduction import WIDEST
 from verdicts.store import Store
 
 HEAD = """# What holds of what was published
@@ -30,7 +31,9 @@ for p = 3, 5, 7.
 variance, which is taken from all depths of a setting and precision together, since two or three
 runs at one depth say little about it. Where a side has fewer than two runs at a depth there is no
 interval, and the depth is undecided. Seeds of two methods are treated as independent there. A
-prediction interval is where the mean of as many further runs as were published would lie.
+prediction interval is where the mean of as many further runs as were published would lie; one wider
+than ±{widest} % would hold any point, and leaves it open. A side all of whose runs failed is the
+lower one of a comparison, and a published accuracy lies outside what it would give.
 
 **Verdicts.** A depth speaks *for* a claim or *against* it; else its interval is *open*, or a side
 has *one run* (n = 1) or none (*missing*). In parentheses behind a difference
@@ -67,7 +70,13 @@ def claims_text(store: Store, outcomes: Sequence[tuple[Claim, Outcome]], folder:
     )
     sections = [_section(claim, outcome) for claim, outcome in outcomes]
     return "\n".join(
-        [HEAD.format(folder=folder), markdown(top), READING, markdown(_spreads(store)), *sections]
+        [
+            HEAD.format(folder=folder),
+            markdown(top),
+            READING.format(widest=WIDEST),
+            markdown(_spreads(store)),
+            *sections,
+        ]
     )
 
 

@@ -24,7 +24,8 @@ CHANCE, LEARNED = 10.0, 30.0  # percent of ten classes; and what no untrained ne
 C = 1.2
 # Steps of biases up to which short runs were stable: published rate times `bias_amplification`.
 AMPLIFIED = 35
-# The largest c, in hundredths, that keeps them so; 1.2 does in networks less deep.
+# The largest c, in hundredths, that keeps them so; 1.2 does up to p = 7.
+UNCHANGED = 7
 C_BY_DEPTH = {9: 1.15, 11: 1.1, 13: 1.07, 15: 1.06, 17: 1.06, 19: 1.05}
 
 Source = Literal["study", "original"]  # of published accuracies
@@ -76,7 +77,7 @@ class Setting:
 
     def cell(self, depth: int, precision: Precision) -> Cell:
         """A cell of this setting, with one seed, at the rate that `fc_sweep.py` takes."""
-        c = C_BY_DEPTH.get(depth, C) if self.c == "by depth" else self.c
+        c = c_by_depth(depth) if self.c == "by depth" else self.c
         cell = Cell(
             experiment="fc",
             dataset="cifar10",
@@ -102,6 +103,26 @@ class Setting:
     def published(self, depth: int, source: Source = "study") -> float | None:
         """The published accuracy (%), nan if it diverged there, None if there is no such point."""
         return published.accuracies(source, self.method, self.bias).get(depth)
+
+
+def c_by_depth(depth: int) -> float:
+    """The c that keeps biases' steps small at a depth: the next deeper one's that is known.
+
+    Args:
+      depth: number of hidden-to-hidden layers p.
+
+    Returns:
+      1.2 up to p = 7, then an entry of `C_BY_DEPTH`.
+
+    Raises:
+      InputError: if the depth is beyond all that are known.
+    """
+    if depth <= UNCHANGED:
+        return C
+    deeper = [known for known in C_BY_DEPTH if known >= depth]
+    if not deeper:
+        raise InputError(f"no c is known for p = {depth}: choose a depth up to {max(C_BY_DEPTH)}")
+    return C_BY_DEPTH[min(deeper)]
 
 
 PLAIN = BASELINE, BN, ENORM, BOTH = tuple(map(Setting, STUDY))

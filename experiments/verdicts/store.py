@@ -8,7 +8,7 @@ from enorm_jax.cell import LATER, POOLED, Cell, same_setting
 from enorm_jax.layers import PRECISIONS, Precision
 from verdicts.runs import EPOCHS, PLAIN, Run, Runs, Setting
 
-# A run of one epoch is the first epoch of a longer one, so that epochs are no part of the key.
+# Whether a run diverges in the first epoch, one of any length shows.
 KEYS = [f.name for f in dataclasses.fields(Cell) if f.name not in (*POOLED, "epochs")]
 
 
@@ -40,23 +40,24 @@ class Store:
     def at(
         self, setting: Setting, depth: int, precision: Precision, any_epochs: bool = False
     ) -> Runs:
-        """Runs of a setting, each seed once: the longest, and most often restarted.
+        """Runs of a setting, each seed once, the most often restarted.
 
         Args:
           setting: the setting.
           depth: number of hidden-to-hidden layers p.
           precision: of the matrix products.
-          any_epochs: whether runs of other than the study's 60 epochs count.
+          any_epochs: whether runs of other than the study's 60 epochs count too, each length by
+            itself: rounding differs between devices, and with it what becomes of a seed.
 
         Returns:
-          The runs, by seed; empty if there are none.
+          The runs, by seed and length; empty if there are none.
         """
         found = self._runs.get(_key(dataclasses.asdict(setting.cell(depth, precision))), [])
         if not any_epochs:
             found = [(again, run) for again, run in found if run.epochs == EPOCHS]
-        ordered = sorted(found, key=lambda pair: (pair[1].epochs, pair[0]))
-        last = {run.seed: run for _, run in ordered}
-        return Runs(setting, depth, precision, tuple(last[seed] for seed in sorted(last)))
+        ordered = sorted(found, key=lambda pair: pair[0])
+        last = {(run.seed, run.epochs): run for _, run in ordered}
+        return Runs(setting, depth, precision, tuple(last[key] for key in sorted(last)))
 
     def accuracies(self, cell: Cell) -> dict[int, float | None]:
         """Test accuracy (%) of another experiment's runs at a cell's setting, by seed.
