@@ -32,6 +32,9 @@ def initial_gauge(params: Params, groups: Groups | None = None) -> Scales:
     Returns:
       Tuple of ones of shape (units of group k,), at least float32.
 
+    Raises:
+      ValueError: if there are no groups and the parameters are no chain.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from enorm_jax import initial_gauge
@@ -47,7 +50,9 @@ def initial_gauge(params: Params, groups: Groups | None = None) -> Scales:
 
 
 def advance_gauge(gauge: Scales, scales: Scales) -> Scales:
-    """S after a rescaling: multiplied by its scales.
+    r"""S after a rescaling: multiplied by its scales.
+
+    .. math:: S_k \leftarrow S_k \, d_k
 
     Args:
       gauge: S before, one vector per group.

@@ -124,7 +124,11 @@ def cycle_scales(
     order: Order = "sequential",
     balance_last: bool = True,
 ) -> Scales:
-    """The scales d of one cycle, one vector per group; see `enorm_step`.
+    r"""The scales d of one cycle, one vector per group; see `enorm_step`.
+
+    .. math:: d_k[i] = \sqrt{ \|W_{k+1}[i, :]\|_p / (c \, \|W_k[:, i]\|_p) }
+
+    In sequential order W_k is already scaled by d_{k-1}.
 
     Args:
       params: parameters, as `enorm_step`.
@@ -147,6 +151,10 @@ def cycle_scales(
       ...           "layer_01": {"kernel": jnp.full((1, 1), 2.0)}}
       >>> [float(d[0]) for d in cycle_scales(params, c=1.0)]
       [0.5]
+
+    Reference:
+      Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     return cumulative_scales(
         params, c, groups=groups, p=p, cycles=1, order=order, balance_last=balance_last
@@ -193,6 +201,10 @@ def cumulative_scales(
       ...           for k, key in enumerate(keys)}
       >>> [d.shape for d in cumulative_scales(params, c=1.2, cycles=50)]
       [(4,), (4,)]
+
+    Reference:
+      Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     check_arguments(c, p, cycles, order)
     groups = usable(params, groups)

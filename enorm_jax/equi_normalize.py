@@ -102,6 +102,10 @@ def equi_normalize(
       >>> params = optax.apply_updates(params, updates)
       >>> [float(layer["kernel"][0, 0]) for layer in params.values()]
       [4.0, 4.0]
+
+    Reference:
+      Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     check_arguments(c, p, cycles, order)
     _check_arguments(optimizer, every, bias)

@@ -16,7 +16,11 @@ EVALUATION_BATCH = 1000
 def evaluate(
     recipe: Recipe, state: TrainState, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss and accuracy over a data set, with running statistics.
+    r"""Loss and accuracy over a data set, with running statistics.
+
+    .. math::
+        \tfrac1N \sum_i -\log \mathrm{softmax}(f(x_i))_{y_i}, \quad
+        \tfrac1N \, |\{i : \arg\max f(x_i) = y_i\}|
 
     Args:
       recipe: static part of the program.

@@ -136,6 +136,9 @@ class WeightNormConv(_WeightNormalized, nn.Conv):
       >>> params = conv.init(jax.random.key(0), jnp.ones((1, 8, 8, 2)))["params"]
       >>> {name: leaf.shape for name, leaf in params.items()}
       {'kernel': (3, 3, 2, 4), 'gain': (4,)}
+
+    Reference:
+      Salimans and Kingma, `Weight Normalization <https://arxiv.org/abs/1602.07868>`_, NIPS 2016.
     """
 
 
@@ -202,4 +205,8 @@ class WeightStandardizedConv(_WeightStandardized, nn.Conv):
       >>> y, _ = conv.init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 2)))
       >>> y.shape, bool(jnp.all(jnp.abs(y) < 1e-5))
       ((1, 6, 6, 4), True)
+
+    Reference:
+      Qiao et al., `Micro-Batch Training with Batch-Channel Normalization and Weight
+      Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
     """

@@ -105,6 +105,9 @@ def normalize(
       >>> y, mean, var = normalize(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0)
       >>> y[:, 0].tolist(), float(mean[0]), float(var[0])
       ([-1.0, 1.0], 2.0, 1.0)
+
+    Reference:
+      Ioffe and Szegedy, `Batch Normalization <https://arxiv.org/abs/1502.03167>`_, ICML 2015.
     """
     return _normalized(x, scale, bias, epsilon)
 

@@ -48,6 +48,10 @@ def rescale(
       >>> scaled = rescale(params, (jnp.array([4.0]),))
       >>> [(float(layer["kernel"][0, 0]), float(layer["bias"][0])) for layer in scaled.values()]
       [(4.0, 4.0), (0.25, 1.0)]
+
+    Reference:
+      Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     if bias not in ("scale", "keep"):
         raise ValueError(f"bias must be 'scale' or 'keep', got {bias!r}")
@@ -99,6 +103,10 @@ def energy(params: Params, groups: Groups | None = None) -> jax.Array:
       >>> from enorm_jax import energy
       >>> float(energy({"layer_00": {"kernel": jnp.full((2, 3), 2.0)}}))
       24.0
+
+    Reference:
+      Stock et al., `Equi-normalization of Neural Networks
+      <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
     if groups is None:
         weights = [params[name]["kernel"] for name in chain(params)]

@@ -18,7 +18,12 @@ from enorm_jax.state_rescaling import rescale_state
 def train_step(
     recipe: Recipe, state: TrainState, images: jax.Array, labels: jax.Array
 ) -> tuple[TrainState, jax.Array]:
-    """One step: loss, gradient, optimizer, ENorm; images are taken as they are, not augmented.
+    r"""One step: loss, gradient, optimizer, ENorm; images are taken as they are, not augmented.
+
+    .. math::
+        u, s \leftarrow \text{optimizer}(\nabla L(\theta), s, \theta), \quad
+        (\theta, s) \leftarrow d \cdot (\theta + u, s), \quad
+        d = \text{scales}(\theta + u)
 
     Args:
       recipe: static part of the program.
