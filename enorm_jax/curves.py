@@ -9,6 +9,7 @@ import numpy as np
 from enorm_jax import published
 from enorm_jax.cell import LATER
 from enorm_jax.methods import in_order
+from enorm_jax.results import most_restarted_last
 
 Result = dict[str, Any]
 OF_ENORM = ("bias_handling", "order", "balance_last", "of_norms")
@@ -64,7 +65,7 @@ def curves(results: Sequence[Result], name: str) -> np.ndarray:
       Float64 array (runs, epochs, ...), nan where a run had diverged.
     """
     found = {}
-    for result in sorted(results, key=lambda result: result["restarts"]):
+    for result in most_restarted_last(results):
         for seed, rows, lost in zip(
             result["seeds"], result["curves"][name], result["diverged"], strict=True
         ):

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -174,22 +174,34 @@ def pooled(results: Sequence[dict[str, Any]]) -> tuple[dict[int, list[float]], d
       results: cells of one method and setting.
 
     Returns:
-      Mapping from depth to the accuracies (%) of the runs that did not diverge, and mapping
-      from depth to the number of those that did.
+      Mapping from depth to the accuracies (%) of the runs that did not diverge, in the order of
+      their seeds, and mapping from depth to the number of those that did.
     """
+    found = {
+        (result["depth"], seed): value
+        for result in most_restarted_last(results)
+        for seed, value in zip(result["seeds"], result["test_accuracy"], strict=True)
+    }
     accuracies: dict[int, list[float]] = {}
     diverged: dict[int, int] = {}
-    seen = set()
-    for result in sorted(results, key=lambda result: -result["restarts"]):
-        for seed, value in zip(result["seeds"], result["test_accuracy"], strict=True):
-            if (result["depth"], seed) in seen:
-                continue
-            seen.add((result["depth"], seed))
-            if value is None:
-                diverged[result["depth"]] = diverged.get(result["depth"], 0) + 1
-            else:
-                accuracies.setdefault(result["depth"], []).append(value)
+    for (depth, _), value in sorted(found.items()):
+        if value is None:
+            diverged[depth] = diverged.get(depth, 0) + 1
+        else:
+            accuracies.setdefault(depth, []).append(value)
     return accuracies, diverged
+
+
+def most_restarted_last(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells in the order in which a seed's last one is that which counts.
+
+    Args:
+      results: cells, some of which may hold the same seeds.
+
+    Returns:
+      Those that might have been restarted more often behind the others.
+    """
+    return sorted(results, key=lambda result: int(result["restarts"]))
 
 
 def _commit() -> str | None:

@@ -26,7 +26,7 @@ from enorm_jax.display import title
 from enorm_jax.divergence import Run, runs_of
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
-from enorm_jax.results import read_results
+from enorm_jax.results import most_restarted_last, read_results
 from enorm_jax.storage import Folder
 from fc_cells import run_arguments
 from train_cells import train
@@ -126,7 +126,7 @@ def report(wanted: Sequence[Cell], out: Folder) -> Table:
     table = Table("point", "diverged", "at step", "restarted", "guessing", "accuracy (%)")
     results = read_results(out)
     for cell in wanted:
-        same = [result for result in results if same_setting(cell, result)]
+        same = most_restarted_last(result for result in results if same_setting(cell, result))
         found = {run.seed: run for result in same for run in runs_of(result)}
         runs = [found[seed] for seed in cell.seeds if seed in found]
         first = sorted(run.first for run in runs if run.first is not None)

@@ -19,7 +19,7 @@ from enorm_jax.divergence import Run, common_setting, runs_of, share
 from enorm_jax.errors import InputError
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import STYLES, save
-from enorm_jax.results import read_results
+from enorm_jax.results import most_restarted_last, read_results
 from enorm_jax.storage import Folder, check_writable
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ def kinds_of(cells: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]
 def by_depth(cells: Sequence[dict[str, Any]], rate: float) -> dict[int, list[Run]]:
     """The runs at one rate, each seed once."""
     found: dict[int, dict[int, Run]] = {}
-    for cell in sorted(cells, key=lambda cell: cell["restarts"]):
+    for cell in most_restarted_last(cells):
         if cell["learning_rate"] == rate:
             found.setdefault(cell["depth"], {}).update({run.seed: run for run in runs_of(cell)})
     return {depth: list(runs.values()) for depth, runs in sorted(found.items())}

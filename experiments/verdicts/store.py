@@ -6,6 +6,7 @@ from typing import Any
 
 from enorm_jax.cell import LATER, POOLED, Cell, same_setting
 from enorm_jax.layers import PRECISIONS, Precision
+from enorm_jax.results import most_restarted_last
 from verdicts.runs import EPOCHS, PLAIN, Run, Runs, Setting
 
 # Whether a run diverges in the first epoch, one of any length shows.
@@ -70,7 +71,7 @@ class Store:
         """
         return {
             seed: _percent(accuracy)
-            for result in self.others
+            for result in most_restarted_last(self.others)
             if same_setting(cell, result)
             for seed, accuracy in zip(result["seeds"], result["test_accuracy"], strict=True)
         }
