@@ -67,6 +67,8 @@ def main() -> None:
             print(path)
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
             raise SystemExit(f"{path} is not what the cells say: run experiments/claims.py")
+        else:
+            print(f"{path} is up to date")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 r"""Test accuracy of convolutional networks, by method: that of ENorm's authors, and ResNets.
 
     python experiments/conv_sweep.py --width 0.25 --train-images 10240 --epochs 10 \
-        --batch-size 128 --lr 0.01 --seeds 3
+        --batch-size 128 --lr 0.01 --seeds 3 --precision auto
 
 trains it at a quarter of its channels on the first 10,240 images, an hour or two on 2 cores, at a
-rate at which it learns under every method. Without these six flags it is the published network and
+rate at which it learns under every method. Without these flags it is the published network and
 protocol (128 epochs of 50,000 random crops, batches of 256, momentum 0.9, rate 0.05), which wants a
 GPU; --dry-run tells operations and time of either. ENorm rescales the momentum with the weights, at
 c = 1.1. ResNets have --network resnet for CIFAR-10 and imagenet-resnet for ImageNet. Stopped at any

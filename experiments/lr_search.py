@@ -303,7 +303,7 @@ def main() -> None:
     args = parser().parse_args()
     console = Console()
     if args.folds > FOLDS:
-        raise InputError(f"--folds {args.folds}: there are {FOLDS}")
+        raise InputError(f"--folds {args.folds}: there are {FOLDS}; choose at most so many")
     if args.check and args.full <= args.epochs:
         raise InputError(
             f"--check compares with --full {args.full} epochs, which are no more than --epochs "

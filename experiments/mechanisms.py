@@ -69,7 +69,13 @@ Measure = Callable[[TrainState], dict[str, Any]]
 def parser() -> cli.Parser:
     """The command's arguments."""
     p = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    p.add_argument("what", choices=list(METHODS), nargs="+", help="which of them to measure")
+    p.add_argument(
+        "what",
+        choices=list(METHODS),
+        metavar="|".join(METHODS),
+        nargs="+",
+        help="which of them to measure",
+    )
     p.add_argument(
         "--method",
         type=parse.methods,
@@ -314,6 +320,8 @@ def main() -> None:
     args = parser().parse_args()
     if is_bucket(args.out):
         raise InputError(f"--out {args.out}: not into a bucket; choose a folder")
+    if args.method and set(args.what) == {"standardization"}:
+        raise InputError("--method: standardization has halves of WS, not methods; leave it out")
     console = Console()
     keep_compiled(True)
     dataset = data.load(args.dataset, args.data_dir)

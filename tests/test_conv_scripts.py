@@ -42,6 +42,7 @@ def run(run_script, monkeypatch, tmp_path):
         ("micro_batch.py", ["--train-images", "64", *TINY, "--groups", "8"], "choose 4"),
         ("micro_batch.py", ["--train-images", "64", *TINY, "--depth", "9"], "8, 14, 20"),
         ("mechanisms.py", ["elimination", *SMALL[:-2], "--train-images", "32"], "more than the 32"),
+        ("mechanisms.py", ["standardization", "--method", "bn", *SMALL[:-2]], "leave it out"),
         ("micro_batch.py", ["--batch-sizes", "1,0"], "'0' is not a whole number of at least 1"),
     ],
     ids=str,
