@@ -238,6 +238,9 @@ def resnet56(**settings: object) -> ResNet:
     return ResNet((9, 9, 9), **settings)  # type: ignore[arg-type]
 
 
+IMAGENET = {"width": 64, "classes": 1000, "skip": "projection", "imagenet": True}
+
+
 def resnet18(**settings: object) -> ResNet:
     """The ImageNet network of 18 layers, 11.7 million parameters.
 
@@ -247,8 +250,7 @@ def resnet18(**settings: object) -> ResNet:
     Returns:
       The network, without parameters.
     """
-    defaults = {"width": 64, "classes": 1000, "skip": "projection", "imagenet": True}
-    return ResNet((2, 2, 2, 2), **(defaults | settings))  # type: ignore[arg-type]
+    return ResNet((2, 2, 2, 2), **(IMAGENET | settings))  # type: ignore[arg-type]
 
 
 def resnet50(**settings: object) -> ResNet:
@@ -260,8 +262,7 @@ def resnet50(**settings: object) -> ResNet:
     Returns:
       The network, without parameters.
     """
-    defaults = {"width": 64, "classes": 1000, "skip": "projection", "imagenet": True}
-    return ResNet((3, 4, 6, 3), bottleneck=True, **(defaults | settings))  # type: ignore[arg-type]
+    return ResNet((3, 4, 6, 3), bottleneck=True, **(IMAGENET | settings))  # type: ignore[arg-type]
 
 
 def resnet101(**settings: object) -> ResNet:
@@ -273,5 +274,4 @@ def resnet101(**settings: object) -> ResNet:
     Returns:
       The network, without parameters.
     """
-    defaults = {"width": 64, "classes": 1000, "skip": "projection", "imagenet": True}
-    return ResNet((3, 4, 23, 3), bottleneck=True, **(defaults | settings))  # type: ignore[arg-type]
+    return ResNet((3, 4, 23, 3), bottleneck=True, **(IMAGENET | settings))  # type: ignore[arg-type]

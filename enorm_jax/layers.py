@@ -181,7 +181,7 @@ def to_bfloat16(a: jax.Array, padding: Sequence[tuple[int, int]] | None = None) 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _to_bfloat16(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
-    def by_integers(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
+    def by_integers(a: jax.Array) -> jax.Array:
         # Half a unit is added, less the smallest bit if even, and what is below a unit cut off.
         # NaN as arithmetic makes it stays NaN. XLA's CPU backend converts and pads number by
         # number, and takes five times as long.
@@ -190,11 +190,8 @@ def _to_bfloat16(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Arra
         narrow = _padded(upper.astype(jnp.uint16), padding)
         return jax.lax.bitcast_convert_type(narrow, jnp.bfloat16)
 
-    return jax.lax.platform_dependent(
-        a,
-        cpu=functools.partial(by_integers, padding=padding),
-        default=functools.partial(_converted, padding=padding),
-    )
+    converted = functools.partial(_converted, padding=padding)
+    return jax.lax.platform_dependent(a, cpu=by_integers, default=converted)
 
 
 @_to_bfloat16.defjvp

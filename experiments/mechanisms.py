@@ -232,8 +232,10 @@ class Training:
 
 def methods_of(args: Any) -> dict[str, Sequence[str]]:
     """The methods to train for each question."""
-    chosen = {what: args.method or METHODS[what] for what in args.what}
-    return chosen | {what: METHODS[what] for what in args.what if what == "standardization"}
+    return {
+        what: METHODS[what] if what == "standardization" else args.method or METHODS[what]
+        for what in args.what
+    }
 
 
 def trainings(args: Any, dataset: data.Dataset) -> Iterator[Training]:
@@ -296,11 +298,15 @@ def joined(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         for seed, run in zip(entry["settings"]["seeds"], entry["runs"], strict=True)
     }
     seeds = sorted(of_seeds)
-    source = {"seeds": before["settings"]["seeds"]} | {name: before[name] for name in provenance()}
+    of_runs = ("settings", "runs", "earlier")
+    source = {name: value for name, value in before.items() if name not in of_runs}
     return new | {
         "settings": new["settings"] | {"seeds": seeds},
         "runs": [of_seeds[seed] for seed in seeds],
-        "earlier": [*before.get("earlier", []), source],
+        "earlier": [
+            *before.get("earlier", []),
+            {"seeds": before["settings"]["seeds"]} | source,
+        ],
     }
 
 
