@@ -8,7 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.layers import Precision, product, row_major_transpose, to_bfloat16
+from enorm_jax.layers import (
+    Precision,
+    product,
+    row_major_transpose,
+    to_bfloat16,
+    with_zeros,
+)
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -209,9 +215,7 @@ class _Way:
         """What products take of an array: rounded, and padded."""
         if self.bfloat16:
             return to_bfloat16(a, padding)
-        if padding is None:
-            return a
-        return jax.lax.pad(a, jnp.zeros((), a.dtype), [(low, high, 0) for low, high in padding])
+        return a if padding is None else with_zeros(a, padding)
 
     def xla(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """XLA's own convolution."""

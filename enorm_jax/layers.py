@@ -187,7 +187,7 @@ def _to_bfloat16(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Arra
         # number, and takes five times as long.
         bits = jax.lax.bitcast_convert_type(a, jnp.uint32)
         upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        narrow = _padded(upper.astype(jnp.uint16), padding)
+        narrow = with_zeros(upper.astype(jnp.uint16), padding)
         return jax.lax.bitcast_convert_type(narrow, jnp.bfloat16)
 
     converted = functools.partial(_converted, padding=padding)
@@ -204,10 +204,11 @@ def _to_bfloat16_jvp(
 
 
 def _converted(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
-    return _padded(a.astype(jnp.bfloat16), padding)
+    return with_zeros(a.astype(jnp.bfloat16), padding)
 
 
-def _padded(a: jax.Array, padding: tuple[tuple[int, int], ...]) -> jax.Array:
+def with_zeros(a: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """An array with numbers of zeros before and after, for each axis, cut off where negative."""
     if not any(map(any, padding)):
         return a
     return jax.lax.pad(a, jnp.zeros((), a.dtype), [(low, high, 0) for low, high in padding])
