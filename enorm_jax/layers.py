@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
@@ -28,8 +29,10 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
 
     Sums are float32. Inside, operands are padded with zeros to whole tiles. CPUs multiply bfloat16
     slowly where the first operand is transposed, so that there it is laid out anew, and `vmap`
-    gives one product after another; other devices get plain and batched products. Reverse mode
-    only, but for derivatives of gradients: Hessian-vector products are `jax.jvp` of `jax.grad`.
+    gives one product after another; those without a unit for bfloat16 (AMX) multiply the rounded
+    numbers in float32, which is faster there. Other devices get plain and batched products.
+    Reverse mode only, but for derivatives of gradients: Hessian-vector products are `jax.jvp` of
+    `jax.grad`.
 
     Args:
       x: (batch, in), float32.
@@ -146,15 +149,40 @@ def _one_by_one(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 @_one_by_one
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Product a b of matrices in bfloat16, summed in float32."""
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    return _widened(functools.partial(jnp.matmul, preferred_element_type=jnp.float32), a, b)
 
 
 @_one_by_one
 def _product_with_transpose(a: jax.Array, b: jax.Array) -> jax.Array:
     """Product a bᵀ, likewise."""
     last, runs = a.ndim - 1, tuple(range(a.ndim - 2))
-    axes = ((last,), (last,)), (runs, runs)
-    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
+    multiply = functools.partial(
+        jax.lax.dot_general,
+        dimension_numbers=(((last,), (last,)), (runs, runs)),
+        preferred_element_type=jnp.float32,
+    )
+    return _widened(multiply, a, b)
+
+
+def _widened(multiply: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+    """A product of bfloat16 numbers, in float32 on a CPU that has no unit for them.
+
+    The same products and sums, but for the order: float32 holds a product of two such numbers.
+    """
+    if a.dtype != jnp.bfloat16 or _has_matrix_unit():
+        return multiply(a, b)
+
+    def in_float32(a: jax.Array, b: jax.Array) -> jax.Array:
+        return multiply(a.astype(jnp.float32), b.astype(jnp.float32))
+
+    return jax.lax.platform_dependent(a, b, cpu=in_float32, default=multiply)
+
+
+@functools.cache
+def _has_matrix_unit() -> bool:
+    """Whether this machine's CPU multiplies matrices of bfloat16, as far as Linux tells."""
+    described = Path("/proc/cpuinfo")
+    return described.exists() and "amx_bf16" in described.read_text()
 
 
 @jax.named_scope("to_bfloat16")

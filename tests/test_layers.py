@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from enorm_jax import FullyConnected
+from enorm_jax import FullyConnected, layers
 from enorm_jax.layers import _tiles, dot_general_bfloat16, matmul_bfloat16
 
 
@@ -56,15 +56,39 @@ def test_vmap_over_one_operand_broadcasts_the_other(operands):
     np.testing.assert_array_equal(own, jnp.stack([matmul_bfloat16(x[0], k) for k in w]))
 
 
+@pytest.fixture
+def matrix_unit(monkeypatch):
+    """Says whether the CPU has a unit for bfloat16; what was traced before is forgotten."""
+
+    def say(unit):
+        monkeypatch.setattr(layers, "_has_matrix_unit", lambda: unit)
+        jax.clear_caches()
+
+    yield say
+    jax.clear_caches()
+
+
 @pytest.mark.usefixtures("on_cpu")
-def test_on_a_cpu_no_product_has_its_first_operand_transposed(operands):
-    """Where XLA folds the transpose into the product, or widens operands, it is slow."""
+@pytest.mark.parametrize("unit", [True, False])
+def test_on_a_cpu_no_product_has_its_first_operand_transposed(operands, matrix_unit, unit):
+    """Where XLA folds the transpose into the product, or widens operands itself, it is slow."""
+    matrix_unit(unit)
     x, w, g = (a[0] for a in operands)
     text = jax.jit(product_and_gradients).lower(x, w, g).compile().as_text()
     products = [line for line in text.splitlines() if " dot(" in line]
     assert len(products) == 3
     assert all("lhs_contracting_dims={1}" in line for line in products)
-    assert "f32[32,32]{1,0} convert(" not in text
+    assert ("f32[32,32]{1,0} convert(" in text) != unit
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_with_and_without_a_matrix_unit_products_differ_by_the_order_of_sums(operands, matrix_unit):
+    found = []
+    for unit in (True, False):
+        matrix_unit(unit)
+        found.append(jax.jit(jax.vmap(product_and_gradients))(*operands))
+    for narrow, wide in zip(*found, strict=True):
+        np.testing.assert_allclose(narrow, wide, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(4, 500, 10), (80, 48, 64), (1, 1, 1)])
