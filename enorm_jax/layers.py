@@ -1,6 +1,7 @@
 """Dense layers' matrix products in bfloat16, kept on the path where the device is fast at them."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,10 +30,10 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
 
     Sums are float32. Inside, operands are padded with zeros to whole tiles. CPUs multiply bfloat16
     slowly where the first operand is transposed, so that there it is laid out anew, and `vmap`
-    gives one product after another; those without a unit for bfloat16 (AMX) multiply the rounded
-    numbers in float32, which is faster there. Other devices get plain and batched products.
-    Reverse mode only, but for derivatives of gradients: Hessian-vector products are `jax.jvp` of
-    `jax.grad`.
+    gives one product after another; those without instructions for bfloat16 multiply the
+    rounded numbers in float32, which is faster there. Other devices get plain and batched
+    products. Reverse mode only, but for derivatives of gradients: Hessian-vector products are
+    `jax.jvp` of `jax.grad`.
 
     Args:
       x: (batch, in), float32.
@@ -165,11 +166,11 @@ def _product_with_transpose(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _widened(multiply: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
-    """A product of bfloat16 numbers, in float32 on a CPU that has no unit for them.
+    """A product of bfloat16 numbers, in float32 on a CPU without instructions for them.
 
     The same products and sums, but for the order: float32 holds a product of two such numbers.
     """
-    if a.dtype != jnp.bfloat16 or _has_matrix_unit():
+    if a.dtype != jnp.bfloat16 or _multiplies_bfloat16():
         return multiply(a, b)
 
     def in_float32(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -179,10 +180,11 @@ def _widened(multiply: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> 
 
 
 @functools.cache
-def _has_matrix_unit() -> bool:
-    """Whether this machine's CPU multiplies matrices of bfloat16, as far as Linux tells."""
+def _multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for it: False only where Linux lists none."""
     described = Path("/proc/cpuinfo")
-    return described.exists() and "amx_bf16" in described.read_text()
+    # avx512_bf16, amx_bf16; bf16 on ARM.
+    return not described.exists() or re.search(r"bf16\b", described.read_text()) is not None
 
 
 @jax.named_scope("to_bfloat16")

@@ -57,11 +57,11 @@ def test_vmap_over_one_operand_broadcasts_the_other(operands):
 
 
 @pytest.fixture
-def matrix_unit(monkeypatch):
-    """Says whether the CPU has a unit for bfloat16; what was traced before is forgotten."""
+def bfloat16_unit(monkeypatch):
+    """Says whether the CPU multiplies bfloat16; what was traced before is forgotten."""
 
     def say(unit):
-        monkeypatch.setattr(layers, "_has_matrix_unit", lambda: unit)
+        monkeypatch.setattr(layers, "_multiplies_bfloat16", lambda: unit)
         jax.clear_caches()
 
     yield say
@@ -70,9 +70,9 @@ def matrix_unit(monkeypatch):
 
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("unit", [True, False])
-def test_on_a_cpu_no_product_has_its_first_operand_transposed(operands, matrix_unit, unit):
+def test_on_a_cpu_no_product_has_its_first_operand_transposed(operands, bfloat16_unit, unit):
     """Where XLA folds the transpose into the product, or widens operands itself, it is slow."""
-    matrix_unit(unit)
+    bfloat16_unit(unit)
     x, w, g = (a[0] for a in operands)
     text = jax.jit(product_and_gradients).lower(x, w, g).compile().as_text()
     products = [line for line in text.splitlines() if " dot(" in line]
@@ -82,10 +82,12 @@ def test_on_a_cpu_no_product_has_its_first_operand_transposed(operands, matrix_u
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_with_and_without_a_matrix_unit_products_differ_by_the_order_of_sums(operands, matrix_unit):
+def test_with_and_without_instructions_for_bfloat16_products_differ_by_the_order_of_sums(
+    operands, bfloat16_unit
+):
     found = []
     for unit in (True, False):
-        matrix_unit(unit)
+        bfloat16_unit(unit)
         found.append(jax.jit(jax.vmap(product_and_gradients))(*operands))
     for narrow, wide in zip(*found, strict=True):
         np.testing.assert_allclose(narrow, wide, rtol=1e-5, atol=1e-5)
