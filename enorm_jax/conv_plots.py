@@ -140,11 +140,17 @@ def setting(cell: Cell) -> str:
 
 
 def _bounds(wanted: Sequence[Cell], results: Sequence[Result]) -> tuple[float, float]:
-    """Bounds around all runs; an interval of two or three may leave them."""
-    values = [value for cell in wanted for value in accuracies_of(cell, results)[0]]
+    """Bounds around all runs and their intervals; those of two runs, which are wide, may leave."""
+    found = [accuracies_of(cell, results)[0] for cell in wanted]
+    ends = [
+        min(max(mean + sign * (half or 0.0), 0.0), 100.0)
+        for mean, half in (interval(values) for values in found if len(values) > 2)
+        for sign in (-1, 1)
+    ]
+    values = [*(value for of_cell in found for value in of_cell), *ends]
     if not values:
         return 0.0, 100.0
-    margin = 0.5 + 0.12 * (max(values) - min(values))
+    margin = 0.5 + 0.05 * (max(values) - min(values))
     return min(values) - margin, max(values) + margin
 
 
