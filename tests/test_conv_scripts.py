@@ -38,7 +38,7 @@ def run(run_script, monkeypatch, tmp_path):
         ("conv_sweep.py", ["--epoch", "3"], "did you mean --epochs?"),
         ("conv_sweep.py", ["--network", "resnet", "--depth", "9", *SMALL], "8, 14, 20"),
         ("micro_batch.py", ["--train-images", "2000", *TINY], "more than the 1437 of digits"),
-        ("micro_batch.py", ["--train-images", "32", *TINY], "more than the 32 training images"),
+        ("micro_batch.py", ["--train-images", "32", *TINY], "--batch-sizes 64 is more than the 32"),
         ("micro_batch.py", ["--train-images", "64", *TINY, "--groups", "8"], "choose 4"),
         ("micro_batch.py", ["--train-images", "64", *TINY, "--depth", "9"], "8, 14, 20"),
         ("mechanisms.py", ["elimination", *SMALL[:-2], "--train-images", "32"], "more than the 32"),

@@ -1,9 +1,16 @@
 """Claims on convolutional networks, micro-batches and mechanisms, on made-up runs."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import pytest
 import scipy.stats
 
+from enorm_jax import data
+from enorm_jax.recipe import hyperparameters, init_states
 from enorm_jax.results import write_json
+from enorm_jax.sweep import recipe_of
 from made_up_cells import cell as of_study
 from made_up_cells import judge_store
 from verdicts import networks
@@ -174,3 +181,23 @@ def test_cells_of_other_experiments_are_found_in_folders_of_their_names(tmp_path
     assert "| BN at 64 − BN at 1 | 70.00 (3) | 70.00 (3) | +0.00 ± 0.00 | against |" in text
     assert "| BN − GN | 0.50 (1) | 0.10 (1) | +0.40 | one run |" in text
     assert "| BN − LN | – | – | – | missing |" in text
+
+
+@pytest.mark.slow
+def test_by_seed_some_outputs_are_off_before_training_as_the_report_says(cifar10_dir, monkeypatch):
+    monkeypatch.undo()  # the user's own cache: decoding takes half a minute
+    cifar = data.load("cifar10", cifar10_dir)
+    recipe = recipe_of(networks.conv_cell("enorm", "float32"), cifar)
+    seeds = jnp.arange(10, dtype=jnp.uint32)
+    hyper = hyperparameters(10, learning_rate=0.0, c=1.0, weight_decay=0.0)
+    init = jax.jit(functools.partial(init_states, recipe))
+    params = init(seeds, hyper, cifar.train_images[:1]).params
+    images = recipe.standardization(
+        recipe.augmentation.centre(jnp.asarray(cifar.train_images[:256]))
+    )
+    off = []
+    for seed in range(10):
+        own = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
+        outputs = recipe.model.apply({"params": own}, images, train=False)
+        off.append(int(((outputs > 0).mean(axis=0) <= 0.1).sum()))
+    assert off == [1, 1, 2, 4, 0, 1, 1, 0, 0, 3]
