@@ -107,7 +107,7 @@ def enorm_step(
             + ("; 'gauge' needs a state: use equi_normalize" if bias == "gauge" else "")
         )
     # The barriers keep XLA from computing the optimizer's update again in every norm, and the
-    # scales again for every weight: 3 % of a training step instead of 8 % on a CPU.
+    # scales again for every weight.
     params = jax.lax.optimization_barrier(params)
     scales = cumulative_scales(
         params, c, groups=groups, p=p, cycles=cycles, order=order, balance_last=balance_last

@@ -1,4 +1,4 @@
-"""The methods under study; the only module that knows their names.
+"""The methods under study, by their names.
 
 A name is one or several parts joined by ``+``: what becomes of the weights (``wn``, ``ws``,
 ``enorm``, ``path-sgd``), then what normalizes between layer and ReLU (``bn``, ``gn``, ``ln``,

@@ -1,7 +1,7 @@
 """Cells side by side: worker processes, each with cores of its own.
 
-On a CPU two processes of one core each get through more cells than one process of two, since
-products of this size gain little from a second core. A worker that dies loses the epoch in
+On a CPU two processes of one core each get through more cells than one process of two: a second
+core makes an epoch 1.7 to 1.8 times as fast, not twice. A worker that dies loses the epoch in
 progress: its cell goes to a new one.
 """
 

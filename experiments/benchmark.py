@@ -5,8 +5,8 @@
 times whole epochs of the study's networks on CIFAR-10, round after round, each in a new order and
 with a large matrix product, so that a machine that drifts drifts for all: every method in both
 precisions at depths 1, 9 and 19; at depth 9 also 2 and 4 seeds, two worker processes, and PyTorch
-where it is installed (extra ``bench``). Then start-up. Some 25 minutes on 2 cores; nothing else
-should run meanwhile. Ratios are medians over rounds of ratios within one.
+where it is installed (extra ``bench``). Then start-up. Some 45 minutes on 2 cores, 30 with --rounds
+3; nothing else should run meanwhile. Ratios are medians over rounds of ratios within one.
 """
 
 import dataclasses

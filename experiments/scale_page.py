@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 from cluster_model import Cluster, Outcome, play
 
+from comparisons import ratio
 from enorm_jax.methods import STUDY
 
 EPOCHS, SEEDS = 60, 3
 DEPTHS = tuple(range(1, 20, 2))
 
-# Assumed, not measured: there is no cluster and no GPU here.
+# Assumed, not measured.
 QUEUE_SECONDS = 60.0  # until Slurm starts an array job
 RARE, OFTEN = 1 / 1000, 1 / 24  # failures of a node an hour: one's own, and preemptible ones
 GPU_OPERATIONS, GPU_BYTES, GPU_LAUNCH = 30e12, 2e12, 4e-6  # float32 a second; bytes; seconds
@@ -21,9 +22,11 @@ GPU_START = 45.0  # process, data, compiling
 def study(benchmark: dict[str, Any], precision: str = "float32") -> list[tuple[float, int]]:
     """The cells of figures 2 and 3: seconds per epoch with its test pass, and epochs.
 
-    Biases cost nothing to speak of; what lies between the benchmark's depths is interpolated.
+    Each is trained by one of two workers. Biases cost nothing to speak of; what lies between the
+    benchmark's depths is interpolated.
     """
     measured = {depth["depth"]: depth["contenders"] for depth in benchmark["depths"]}
+    longer = beside_another(benchmark, precision)
     cells = []
     for method in STUDY:
         seconds = [
@@ -32,9 +35,16 @@ def study(benchmark: dict[str, Any], precision: str = "float32") -> list[tuple[f
             for entry in [measured[depth][f"{method} {precision}"]]
         ]
         for depth in DEPTHS:
-            each = float(np.interp(depth, sorted(measured), seconds))
+            each = longer * float(np.interp(depth, sorted(measured), seconds))
             cells += [(each, EPOCHS)] * SEEDS * 2  # without bias and with
     return cells
+
+
+def beside_another(benchmark: dict[str, Any], precision: str) -> float:
+    """An epoch of one of two workers, on a core of its own, over one that has both cores."""
+    both = f"enorm {precision}"
+    found = [ratio(depth, f"{both} 2 workers", both) for depth in benchmark["depths"]]
+    return next(value for value in found if value is not None)
 
 
 def on_gpu(depth: int) -> float:
@@ -199,8 +209,9 @@ def written(found: dict[str, Any], benchmark: dict[str, Any]) -> str:
         f"{core_hours:.0f} hours of a core in float32 by the benchmark. Played through by "
         "`cluster_model.py` (longest cell first; a node that fails comes back after ten minutes; "
         "its cells go on from their last epochs elsewhere), the middle one of nine plays. "
-        "Assumed, since there was none to measure on: Slurm's queue takes "
-        f"{QUEUE_SECONDS:.0f} s; a GPU does {GPU_OPERATIONS / 1e12:.0f} TFLOP/s in float32 on "
+        "Assumed, before there was one to measure on (README.md tells what a GPU did since): "
+        f"Slurm's queue takes {QUEUE_SECONDS:.0f} s; a GPU does {GPU_OPERATIONS / 1e12:.0f} "
+        "TFLOP/s in float32 on "
         f"these products, moves {GPU_BYTES / 1e12:.0f} TB/s, launches a kernel in "
         f"{GPU_LAUNCH * 1e6:.0f} µs, {GPU_KERNELS_A_LAYER} a layer and step, which is what limits "
         f"it; a cell takes {GPU_START:.0f} s to start there; cells that share a GPU do not slow "

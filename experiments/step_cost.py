@@ -8,7 +8,7 @@ them, drifts for all: the study's at p = 9 (batches of 256),
 that of ENorm's authors at a quarter of its channels with a normalization after every convolution
 but the last, and the residual network of 8 layers that micro_batch.py trains (both with batches of
 64 and momentum 0.9). What counts is the ratio to the baseline within a round. Memory is what XLA
-plans for a step, or for the study's network an epoch, of these images. Some 12 minutes on 2 cores;
+plans for a step, or for the study's network an epoch, of these images. Some 10 minutes on 2 cores;
 nothing else should run meanwhile. A file that is there keeps its other networks. `figures/cost.py`
 draws it.
 """

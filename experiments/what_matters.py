@@ -3,8 +3,9 @@
     python experiments/what_matters.py
 
 trains every change at p = 3, 9 and 15 for 60 epochs, 3 seeds: how pixels are normalized, a
-constant rate with the best epoch, initialization, ENorm's order, its last layer and its c, fewer
-images; and `cures`, other ways than --bias gauge to train ENorm with biases, at p = 1, 3, ..., 19.
+constant rate with the best epoch, initialization, ENorm's order, its last layer, its c and what it
+balances around BN, fewer images; and `cures`, other ways than --bias gauge to train ENorm with
+biases, at p = 1, 3, ..., 19.
 Days on 2 cores: name a few, and see --dry-run. Stopped at any moment, the same command goes on.
 Every cell leaves a JSON file in --out; claims.py judges the committed ones in results/variants,
 beside the study's own settings, which fc_sweep.py trains.

@@ -22,7 +22,8 @@ SHALLOW, DEEP = DEPTHS[:5], DEPTHS[5:]  # up to p = 9, and above
 EPOCHS = 60
 CHANCE, LEARNED = 10.0, 30.0  # percent of ten classes; and what no untrained network has
 C = 1.2
-# Steps of biases up to which short runs were stable: published rate times `bias_amplification`.
+# Steps of biases up to which short runs at published rates were stable: rate times
+# `bias_amplification`.
 AMPLIFIED = 35
 # The largest c, in hundredths, that keeps them so; 1.2 does up to p = 7.
 UNCHANGED = 7

@@ -221,7 +221,7 @@ CURES = (
 CURES_TEST = (
     "Each other way: biases left as they are, c = 1, and at each depth the largest c up to 1.2 "
     f"that keeps rate times amplification (`bias_amplification`) to {AMPLIFIED}, which was stable "
-    "in short runs ("
+    "in short runs at the published rates ("
     + ", ".join(f"{c:g} at p = {p}" for p, c in C_BY_DEPTH.items())
     + "). A way speaks for the claim if a run of it fails at one of the ten depths, or if the "
     "interval of gauge minus it, in the mean over them, lies above 0; against it if below. Holds "
