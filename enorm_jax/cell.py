@@ -56,7 +56,8 @@ class Cell:
       of_norms: whether ENorm balances the scales of normalization layers instead of the kernels
         before them, which leaves the network's function as it is.
       select: which epoch's network counts: the ``"last"``, or that which is ``"best"`` on the
-        fold; then the test images are used, and the fold is held out for this alone.
+        fold; then the test images are used, and the fold is held out for this alone. A run that
+        diverges after its best epoch counts with it.
       network: ``"fc"`` for the study's, ``"conv"`` for `FullyConvolutional`, ``"resnet"`` for
         `ResNet` of three stages, ``"imagenet-resnet"`` for that of four.
       momentum: of SGD; ENorm rescales what it accumulates with the units.

@@ -29,7 +29,7 @@ from enorm_jax.models import INITIALIZERS
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
 from enorm_jax.results import read_results
 from enorm_jax.summary import conv_summary
-from fc_cells import of_norms_in, run_arguments
+from fc_cells import cycle_arguments, of_norms_in, refuse_unused, run_arguments
 from train_cells import train
 
 # Layers, and channels of the first, as published.
@@ -106,11 +106,7 @@ def parser() -> cli.Parser:
         help="of residual networks: as He et al. have them, or one kind; learned, a convolution in "
         "every block, is that of ENorm's authors",
     )
-    p.add_argument(
-        "--of-norms",
-        action="store_true",
-        help="ENorm balances the scales of normalization layers, not the kernels before them",
-    )
+    cycle_arguments(p)
     p.add_argument(
         "--init", choices=[*INITIALIZERS], default="he_normal", help="distribution of kernels"
     )
@@ -162,7 +158,13 @@ def cells(args: Any) -> list[Cell]:
         )
     if args.skip != "published" and args.network == "conv":
         raise cli.InputError(f"--skip {args.skip}: conv has no skips; choose --network resnet")
+    if args.leave_last and args.network != "conv" and args.skip != "learned":
+        raise cli.InputError(
+            "--leave-last: without --skip learned all stages of a residual network feed its last "
+            "layer; add it, or leave this out"
+        )
     of_norms = of_norms_in(args)
+    refuse_unused(args)
     return [
         Cell(
             experiment="conv",
@@ -183,6 +185,8 @@ def cells(args: Any) -> list[Cell]:
             train_images=args.train_images,
             groups=args.groups if its.grouped else GROUPS,
             of_norms=method in of_norms,
+            order=args.order if its.equalize else "sequential",
+            balance_last=not (args.leave_last and its.equalize),
             network=args.network,
             momentum=args.momentum,
             augment=args.augment,

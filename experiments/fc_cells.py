@@ -189,20 +189,7 @@ def run_arguments(p: cli.Parser, out: str) -> None:
 
 def variants(p: cli.Parser) -> None:
     """Arguments by which a run differs from the study's."""
-    p.add_argument(
-        "--order",
-        choices=["sequential", "simultaneous"],
-        default="sequential",
-        help="in which ENorm takes norms",
-    )
-    p.add_argument(
-        "--leave-last", action="store_true", help="ENorm leaves the last hidden layer out"
-    )
-    p.add_argument(
-        "--of-norms",
-        action="store_true",
-        help="ENorm balances the scales of normalization layers, not the kernels before them",
-    )
+    cycle_arguments(p)
     p.add_argument(
         "--init", choices=[*INITIALIZERS], default="he_uniform", help="distribution of kernels"
     )
@@ -233,6 +220,24 @@ def variants(p: cli.Parser) -> None:
     )
 
 
+def cycle_arguments(p: cli.Parser) -> None:
+    """Arguments by which ENorm's cycle differs from the study's."""
+    p.add_argument(
+        "--order",
+        choices=["sequential", "simultaneous"],
+        default="sequential",
+        help="in which ENorm takes norms",
+    )
+    p.add_argument(
+        "--leave-last", action="store_true", help="ENorm leaves the last hidden layer out"
+    )
+    p.add_argument(
+        "--of-norms",
+        action="store_true",
+        help="ENorm balances the scales of normalization layers, not the kernels before them",
+    )
+
+
 def of_norms_in(args: Any) -> list[str]:
     """The methods whose ENorm is to balance normalization layers: none without `--of-norms`."""
     found = [m for m in args.method if make_method(m).equalize and make_method(m).norm]
@@ -249,8 +254,9 @@ def refuse_unused(args: Any) -> None:
     given = {
         f"--order {args.order}": args.order != "sequential",
         "--leave-last": args.leave_last,
-        f"--bias {args.bias}": args.bias in ("keep", "gauge"),
     }
+    if "bias" in args:
+        given[f"--bias {args.bias}"] = args.bias in ("keep", "gauge")
     if not any(make_method(method).equalize for method in args.method):
         for flag in filter(given.get, given):
             raise cli.InputError(

@@ -7,6 +7,7 @@ import pytest
 
 import conv_sweep
 import micro_batch
+from enorm_jax import networks
 from enorm_jax.conv_plots import accuracy_over_batch
 
 SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
@@ -32,6 +33,8 @@ def run(run_script, monkeypatch, tmp_path):
         ("conv_sweep.py", ["--method", "ws+gn", *SMALL], "add --norm-after all"),
         ("conv_sweep.py", ["--method", "path-sgd", *SMALL], "a chain of dense layers"),
         ("conv_sweep.py", ["--method", "enorm", "--of-norms", *SMALL], "add enorm+bn"),
+        ("conv_sweep.py", ["--method", "bn", "--order", "simultaneous", *SMALL], "add enorm"),
+        ("conv_sweep.py", ["--network", "resnet", "--leave-last", *SMALL], "--skip learned"),
         ("conv_sweep.py", ["--skip", "learned", *SMALL], "choose --network resnet"),
         ("conv_sweep.py", ["--network", "resnet", "--norm-after", "all", *SMALL], "leave it out"),
         ("conv_sweep.py", ["--dataset", "digits", "--width", "0.001"], "leaves no channel"),
@@ -90,6 +93,23 @@ def test_networks_have_the_published_size_unless_told(arguments, size, width):
     arguments = [*arguments, "--method", "bn"]
     (cell,) = conv_sweep.cells(conv_sweep.parser().parse_args(arguments))
     assert (cell.size, cell.width) == (size, width)
+
+
+def test_the_authors_cycle_leaves_the_last_hidden_layer_and_takes_all_norms_at_once():
+    arguments = ["--method", "enorm,bn", "--order", "simultaneous", "--leave-last"]
+    cells = conv_sweep.cells(conv_sweep.parser().parse_args([*arguments, "--width", "0.0625"]))
+    enorm, bn = cells
+    assert enorm.variants[:2] == ["simultaneous", "last_left_out"]
+    assert (
+        bn
+        == conv_sweep.cells(
+            conv_sweep.parser().parse_args(["--method", "bn", "--width", "0.0625"])
+        )[0]
+    )
+    its = networks.equalizer(enorm, (32, 32, 3), 10)
+    assert (its.order, its.balance_last) == ("simultaneous", False)
+    *_, last = its.inferred
+    assert [slot.name for slot in last.consumers] == ["conv_08/kernel"]
 
 
 def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():

@@ -1,6 +1,7 @@
 """What a run may change of the study's setting, one thing at a time."""
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enorm_jax import FullyConnected, cumulative_scales, rescale
+from enorm_jax import FullyConnected, cumulative_scales, history, rescale
 from enorm_jax.cell import LATER, Cell
 from enorm_jax.data import held_out, with_inputs
 from enorm_jax.display import title
@@ -189,6 +190,27 @@ def test_the_best_epoch_is_chosen_on_the_fold_and_told_on_the_test_images(blobs,
     other = run_cell(searched, blobs, tmp_path)
     assert other["curves"]["test_accuracy"] == curves["validation_accuracy"]
     assert other["curves"]["train_loss"] == curves["train_loss"]
+
+
+def test_a_run_that_diverges_after_its_best_epoch_counts_with_it():
+    cell = dataclasses.replace(CELL, seeds=(0, 1), epochs=3, fold="0/5", select="best")
+    found = history.new_history(cell.seeds)
+    found["diverged"] = [{"epoch": 2, "step": 0}, {"epoch": 0, "step": 1}]
+    found["curves"] = {
+        "train_loss": [[2.0, 1.9, math.nan], [math.nan]],
+        "test_loss": [[2.1, 1.8, math.nan], [math.nan]],
+        "test_accuracy": [[31.0, 41.0, None], [None]],
+        "validation_accuracy": [[30.0, 40.0, None], [None]],
+        "kernel_norms": [[[1.0]] * 3, [[1.0]]],
+    }
+    found["seconds"] = [1.0]
+    result = history.final(cell, [found])
+    assert result["best_epoch"][0] == 1
+    assert result["test_accuracy"] == [41.0, None]
+    assert result["test_loss"] == [1.8, None]
+    assert result["diverged"] == found["diverged"]
+    last = history.final(dataclasses.replace(cell, fold=None, select="last"), [found])
+    assert last["test_accuracy"] == [None, None]
 
 
 @pytest.mark.parametrize("name", [*METHODS, "bcn-micro"])

@@ -1,6 +1,7 @@
 """The published figures and learning rates, as numbers.
 
-``fc_accuracy.csv`` holds test accuracies (%) read off the published figures, to about ±0.05:
+``fc_accuracy.csv`` holds test accuracies (%) read off the published figures, to about ±0.05, but
+±0.15 where another marker hides ENorm's (p = 3 and 19 in the study's figure, p = 1 in the other):
 source ``original`` is Stock et al.'s figure (mean of 5 runs, trained on 40,960 images, learning
 rate by cross-validation), ``study`` the reproducibility study's figures 2 and 3 (50,000 images).
 An accuracy of nan means that the loss was NaN after one epoch. ``learning_rates.csv`` is the

@@ -116,7 +116,7 @@ OVER_BATCH = (
 )
 OF_CONV = (
     "ENorm's convolutional network at a quarter of its channels, 10 epochs of 10,240 images in "
-    "batches of 128 at a rate of 0.01, as `conv_sweep.py` trains it"
+    "batches of 128 at a rate of 0.01, ENorm by the study's cycle, as `conv_sweep.py` trains it"
 )
 
 
