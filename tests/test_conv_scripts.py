@@ -1,5 +1,6 @@
 """conv_sweep.py and micro_batch.py on the embedded digits, in this process to save its start."""
 
+import dataclasses
 import json
 import re
 
@@ -7,8 +8,9 @@ import pytest
 
 import conv_sweep
 import micro_batch
-from enorm_jax import networks
+from enorm_jax import conv_plots, networks
 from enorm_jax.conv_plots import accuracy_over_batch
+from enorm_jax.results import interval
 
 SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
 TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
@@ -96,20 +98,34 @@ def test_networks_have_the_published_size_unless_told(arguments, size, width):
 
 
 def test_the_authors_cycle_leaves_the_last_hidden_layer_and_takes_all_norms_at_once():
-    arguments = ["--method", "enorm,bn", "--order", "simultaneous", "--leave-last"]
-    cells = conv_sweep.cells(conv_sweep.parser().parse_args([*arguments, "--width", "0.0625"]))
-    enorm, bn = cells
+    def cells(methods, *flags):
+        arguments = ["--method", methods, "--width", "0.0625", *flags]
+        return conv_sweep.cells(conv_sweep.parser().parse_args(arguments))
+
+    enorm, bn = cells("enorm,bn", "--order", "simultaneous", "--leave-last")
     assert enorm.variants[:2] == ["simultaneous", "last_left_out"]
-    assert (
-        bn
-        == conv_sweep.cells(
-            conv_sweep.parser().parse_args(["--method", "bn", "--width", "0.0625"])
-        )[0]
-    )
+    assert [bn] == cells("bn")
     its = networks.equalizer(enorm, (32, 32, 3), 10)
     assert (its.order, its.balance_last) == ("simultaneous", False)
     *_, last = its.inferred
     assert [slot.name for slot in last.consumers] == ["conv_08/kernel"]
+
+
+def test_figures_have_room_for_intervals_but_those_of_two_runs():
+    (cell,) = conv_sweep.cells(conv_sweep.parser().parse_args(["--method", "bn", "--seeds", "3"]))
+
+    def bounds(*accuracies):
+        seeds = [*range(len(accuracies))]
+        result = cell.settings() | {"seeds": seeds, "test_accuracy": accuracies}
+        return conv_plots._bounds([dataclasses.replace(cell, seeds=tuple(seeds))], [result])
+
+    mean, half = interval([40.0, 50.0, 60.0])
+    low, high = bounds(40.0, 50.0, 60.0)
+    assert mean - half - 5 < low < mean - half
+    assert mean + half < high < mean + half + 5
+    low, high = bounds(40.0, 60.0)
+    assert 35 < low < 40
+    assert 60 < high < 65
 
 
 def test_rates_of_micro_batches_are_proportional_and_bcn_goes_by_estimates():
