@@ -93,15 +93,10 @@ def final(cell: Cell, attempts: Sequence[History]) -> dict[str, Any]:
             for curve in curves["validation_accuracy"]
         ]
 
-    # A run that diverges after its best epoch has that epoch's network all the same.
-    failed = [
-        bool(lost) and (cell.select == "last" or curve[epoch] is None)
-        for lost, curve, epoch in zip(diverged, curves["test_accuracy"], counts, strict=True)
-    ]
-
     def ends(name: str) -> list[float | None]:
-        pairs = zip(curves[name], counts, failed, strict=True)
-        return [None if lost else curve[epoch] for curve, epoch, lost in pairs]
+        # A run has no accuracy from where it diverged on.
+        runs = zip(curves[name], curves["test_accuracy"], counts, strict=True)
+        return [None if of[epoch] is None else curve[epoch] for curve, of, epoch in runs]
 
     seconds = [second for history in attempts for second in history["seconds"]]
     return {

@@ -147,36 +147,22 @@ def _one_by_one(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return unrolled
 
 
-@_one_by_one
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product a b of matrices in bfloat16, summed in float32."""
-    return _widened(functools.partial(jnp.matmul, preferred_element_type=jnp.float32), a, b)
-
-
-@_one_by_one
-def _product_with_transpose(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product a bᵀ, likewise."""
-    last, runs = a.ndim - 1, tuple(range(a.ndim - 2))
-    multiply = functools.partial(
-        jax.lax.dot_general,
-        dimension_numbers=(((last,), (last,)), (runs, runs)),
-        preferred_element_type=jnp.float32,
-    )
-    return _widened(multiply, a, b)
-
-
-def _widened(multiply: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+def _widened(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """A product of bfloat16 numbers, in float32 on a CPU without instructions for them.
 
     The same products and sums, but for the order: float32 holds a product of two such numbers.
     """
-    if a.dtype != jnp.bfloat16 or _multiplies_bfloat16():
-        return multiply(a, b)
 
     def in_float32(a: jax.Array, b: jax.Array) -> jax.Array:
-        return multiply(a.astype(jnp.float32), b.astype(jnp.float32))
+        return product(a.astype(jnp.float32), b.astype(jnp.float32))
 
-    return jax.lax.platform_dependent(a, b, cpu=in_float32, default=multiply)
+    @functools.wraps(product)
+    def fastest(a: jax.Array, b: jax.Array) -> jax.Array:
+        if a.dtype != jnp.bfloat16 or _multiplies_bfloat16():
+            return product(a, b)
+        return jax.lax.platform_dependent(a, b, cpu=in_float32, default=product)
+
+    return fastest
 
 
 @functools.cache
@@ -185,6 +171,22 @@ def _multiplies_bfloat16() -> bool:
     described = Path("/proc/cpuinfo")
     # avx512_bf16, amx_bf16; bf16 on ARM.
     return not described.exists() or re.search(r"bf16\b", described.read_text()) is not None
+
+
+@_one_by_one
+@_widened
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Product a b of matrices in bfloat16, summed in float32."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+@_one_by_one
+@_widened
+def _product_with_transpose(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Product a bᵀ, likewise."""
+    last, runs = a.ndim - 1, tuple(range(a.ndim - 2))
+    axes = ((last,), (last,)), (runs, runs)
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
 @jax.named_scope("to_bfloat16")

@@ -29,7 +29,7 @@ from enorm_jax.models import INITIALIZERS
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
 from enorm_jax.results import read_results
 from enorm_jax.summary import conv_summary
-from fc_cells import cycle_arguments, of_norms_in, refuse_unused, run_arguments
+from fc_cells import cycle_arguments, cycles, run_arguments
 from train_cells import train
 
 # Layers, and channels of the first, as published.
@@ -163,8 +163,7 @@ def cells(args: Any) -> list[Cell]:
             "--leave-last: without --skip learned all stages of a residual network feed its last "
             "layer; add it, or leave this out"
         )
-    of_norms = of_norms_in(args)
-    refuse_unused(args)
+    cycle = cycles(args)
     return [
         Cell(
             experiment="conv",
@@ -184,14 +183,12 @@ def cells(args: Any) -> list[Cell]:
             init=args.init,
             train_images=args.train_images,
             groups=args.groups if its.grouped else GROUPS,
-            of_norms=method in of_norms,
-            order=args.order if its.equalize else "sequential",
-            balance_last=not (args.leave_last and its.equalize),
             network=args.network,
             momentum=args.momentum,
             augment=args.augment,
             norm_after=args.norm_after if its.norm else "published",
             skip=args.skip,
+            **cycle[method],
         )
         for method in args.method
         for its in [make_method(method)]

@@ -238,6 +238,22 @@ def cycle_arguments(p: cli.Parser) -> None:
     )
 
 
+def cycles(args: Any) -> dict[str, dict[str, Any]]:
+    """By method the fields of its cells that say how ENorm's cycle differs; none without ENorm."""
+    of_norms = of_norms_in(args)
+    refuse_unused(args)
+    return {
+        method: {
+            "of_norms": method in of_norms,
+            "order": args.order,
+            "balance_last": not args.leave_last,
+        }
+        if make_method(method).equalize
+        else {}
+        for method in args.method
+    }
+
+
 def of_norms_in(args: Any) -> list[str]:
     """The methods whose ENorm is to balance normalization layers: none without `--of-norms`."""
     found = [m for m in args.method if make_method(m).equalize and make_method(m).norm]
@@ -266,8 +282,7 @@ def refuse_unused(args: Any) -> None:
 
 def cells(args: Any) -> list[Cell]:
     """The cells asked for, shallow networks first."""
-    of_norms = of_norms_in(args)
-    refuse_unused(args)
+    cycle = cycles(args)
     if args.rates and args.lr:
         raise cli.InputError("--rates and --lr both give learning rates: give one of them")
     if args.rates and not args.rates.exists():
@@ -297,10 +312,8 @@ def cells(args: Any) -> list[Cell]:
             fold="0/5" if args.select == "best" else None,
             select=args.select,
             groups=args.groups if its.grouped else GROUPS,
-            of_norms=method in of_norms,
             bias_handling=args.bias or "scale" if its.equalize else "scale",
-            order=args.order if its.equalize else "sequential",
-            balance_last=not (args.leave_last and its.equalize),
+            **cycle[method],
         )
         for depth in args.depths
         for method in args.method
