@@ -5,8 +5,8 @@
 
 The first runs small sweeps by every engine on this machine, with nothing else running (some ten
 minutes; extras cluster and slurm), and writes experiments/results/scale.json. The second predicts
-from it and from the benchmark what the study takes on clusters (`cluster_model.py`), and writes
-SCALE.md beside this script, in a second.
+from it, the benchmark and what cells took on a GPU how long the study takes on clusters
+(`cluster_model.py`), and writes SCALE.md beside this script, in a second.
 """
 
 import json
@@ -122,7 +122,8 @@ def main() -> None:
     from scale_page import written
 
     path = HERE / "SCALE.md"
-    path.write_text(written(json.loads(MEASURED.read_text()), json.loads(BENCHMARK.read_text())))
+    found, benchmark = (json.loads(file.read_text()) for file in (MEASURED, BENCHMARK))
+    path.write_text(written(found, benchmark, read_results(MEASURED.parent)))
     print(path)
 
 

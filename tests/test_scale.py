@@ -8,13 +8,44 @@ import pytest
 import scale
 import scale_page
 
+from enorm_jax.methods import STUDY
+from enorm_jax.results import read_results
+
 ROOT = pathlib.Path(__file__).parents[1]
 FOUND = json.loads(scale.MEASURED.read_text())
 BENCHMARK = json.loads(scale.BENCHMARK.read_text())
 
 
 def test_the_page_is_what_the_measurements_say():
-    assert (ROOT / "experiments" / "SCALE.md").read_text() == scale_page.written(FOUND, BENCHMARK)
+    page = scale_page.written(FOUND, BENCHMARK, read_results(scale.MEASURED.parent))
+    assert (ROOT / "experiments" / "SCALE.md").read_text() == page
+
+
+def test_the_study_on_a_gpu_takes_what_its_cells_took():
+    def cell(method, depth, seconds, **other):
+        return {
+            "experiment": "fc",
+            "device": {"platform": "gpu"},
+            "diverged": [None, None],
+            "method": method,
+            "depth": depth,
+            "seconds_per_epoch": seconds,
+        } | other
+
+    cells = [
+        cell(method, depth, seconds)
+        for method in STUDY
+        for depth, seconds in [(3, 1.0), (3, 9.0), (3, 90.0), (7, 1.0)]
+    ]
+    cells += [
+        cell("bn", 7, 1e6, device={"platform": "cpu"}),
+        cell("bn", 7, 1e6, diverged=[None, {"epoch": 0, "step": 3}]),
+        cell("bn", 7, 1e6, experiment="conv"),
+    ]
+    trained = scale_page.gpu_cells(cells)
+    each = [9.0, 9.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]  # p = 1, 3, ..., 19
+    expected = [(seconds, 60) for seconds in each] * 2 * len(STUDY)
+    assert scale_page.study_on_gpu(trained) == expected
 
 
 def test_an_engines_cost_is_a_line_through_few_and_many_cells():
