@@ -292,7 +292,63 @@ def tokens():
     return Network(apply, params, (normal(2, 3),), balanced, {"mix": "one kernel for several"})
 
 
+def parts():
+    """Stacked and cut, repeated; kernels from a list, stacked for a loop."""
+    params = tensors(a=(3, 4), b=(3, 4), c=(8, 5), l0=(5, 5), l1=(5, 5), d=(5, 2))
+
+    def apply(p, x):
+        h = jnp.stack([relu(x @ p["a"]), relu(x @ p["b"])], axis=1)
+        u, v = jnp.unstack(h, axis=1)
+        x = relu(jnp.tile(u + v, (1, 2)) @ p["c"])
+        kernels = jnp.stack([p["l0"], p["l1"]])
+        return lax.scan(lambda x, kernel: (relu(x @ kernel), None), x, kernels)[0] @ p["d"]
+
+    units = {"a": 4, "b": 4, "c": 5, "l0": 5, "l1": 5}
+    return Network(apply, params, (normal(2, 3),), units)
+
+
+def message_passing():
+    """Sums and maxima over the edges of a graph, which is an input."""
+    params = tensors(a=(3, 4), b=(4, 5), c=(5, 6), d=(6, 2))
+
+    def apply(p, x, start, end):
+        x = relu(x @ p["a"])
+        x = relu(x + jax.ops.segment_sum(x[start], end, len(x))) @ p["b"]
+        x = relu(jax.ops.segment_max(relu(x)[start], end, len(x)))
+        return relu(x @ p["c"]).at[0].set(0.0) @ p["d"]
+
+    edges = jnp.array([0, 1, 2, 2, 3]), jnp.array([1, 0, 0, 3, 2])
+    return Network(apply, params, (normal(4, 3), *edges), {"a": 4, "b": 5, "c": 6})
+
+
+def written():
+    """Units put at known places among zeros, a cache at an unknown one, a constant beside."""
+    params = tensors(a=(3, 4), b=(6, 5), c=(5, 6), d=(6, 2))
+
+    def apply(p, x, position):
+        h = relu(jnp.zeros((len(x), 6)).at[:, 1:5].set(relu(x @ p["a"])) @ p["b"])
+        cache = lax.dynamic_update_slice(jnp.zeros((9, 5)), h, (position, 0))
+        return relu(cache @ p["c"]).at[:, 2].set(1.0) @ p["d"]
+
+    inputs = normal(2, 3), jnp.int32(4)
+    return Network(apply, params, inputs, {"a": 4, "b": 5, "c": 5})
+
+
+def scaled_input():
+    """A scale of the inputs is a diagonal layer, as that of RMSNorm is."""
+    params = tensors(s=(3,), a=(3, 5), bias=(5,), b=(5, 2))
+
+    def apply(p, x):
+        return relu((x * p["s"][None]) @ p["a"] + p["bias"][None]) @ p["b"]
+
+    return Network(apply, params, (normal(4, 3),), {"s": 3, "a": 5, "bias": 5})
+
+
 PLAIN = [
+    parts,
+    message_passing,
+    written,
+    scaled_input,
     ensemble,
     tokens,
     flattened_conv,

@@ -191,6 +191,38 @@ def test_check_finds_wrong_groups_and_names_their_tensors():
         check(two_layers, params | {"bias": jnp.full(3, jnp.nan)}, groups, x)
 
 
+def test_an_order_that_depends_on_data_is_not_known():
+    """The kernels lie in order for these inputs, and the check would pass wrong groups."""
+
+    def apply(params, x):
+        kernel = params["experts"][jnp.argsort(x.mean(0))]
+        hidden = jax.nn.relu(jnp.einsum("bi,eio->beo", x, kernel))
+        return jnp.einsum("beo,eoc->bc", hidden, params["heads"])
+
+    params = networks.tensors(experts=(2, 2, 4), heads=(2, 4, 1))
+    x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    groups = infer_groups(apply, params, x)
+    scaled = rescale(params, random_scales(groups), groups)
+    for inputs in (x, x[:, ::-1]):
+        np.testing.assert_allclose(apply(scaled, inputs), apply(params, inputs), rtol=1e-4)
+
+
+def test_python_numbers_are_parameters_too():
+    def apply(params, x):
+        return jax.nn.relu(x @ params["a"]) * params["alpha"] @ params["b"]
+
+    params = networks.tensors(a=(3, 1), b=(1, 2)) | {"alpha": 2.0}
+    assert balanced(infer_groups(apply, params, jnp.ones((2, 3)))) == {"a": 1, "alpha": 1}
+
+
+def test_what_cannot_be_checked_says_so():
+    params, x = networks.tensors(a=(2, 3), bias=(3,), b=(3, 2)), jnp.ones((1, 2))
+    with pytest.raises(ValueError, match="only shapes: pass arrays, or"):
+        infer_groups(two_layers, jax.eval_shape(lambda: params), x)
+    with pytest.raises(ValueError, match="once, outside of jit"):
+        jax.jit(lambda params: len(infer_groups(two_layers, params, x)))(params)
+
+
 def test_check_is_exact_in_low_precision():
     params = networks.tensors(a=(4, 64), bias=(64,), b=(64, 3))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)

@@ -50,6 +50,17 @@ OPERATIONS = {
     "mix_reshape": lambda x, w, v, y, z: x.transpose(0, 3, 1, 2).reshape(x.shape),
     "max_pool": lambda x, w, v, y, z: jnp.repeat(jnp.repeat(networks.max_pool(x), 2, 1), 2, 2),
     "mean": lambda x, w, v, y, z: x - x.mean((1, 2), keepdims=True),
+    "stack": lambda x, w, v, y, z: jnp.stack([x, y, z]).max(0),
+    "unstack": lambda x, w, v, y, z: sum(jnp.unstack(x @ w, axis=1))[:, None] + x,
+    "tile": lambda x, w, v, y, z: jnp.tile(x[..., :2], (1, 1, 1, 2)),
+    "set": lambda x, w, v, y, z: x.at[:, 0, :, 1:].set(y[:, 1, :, :3]),
+    "add_at": lambda x, w, v, y, z: x.at[..., 1:].add(y[..., :3]),
+    "segments": lambda x, w, v, y, z: jax.ops.segment_sum(x, (z[:, 0, 0, 0] > 0).astype(int), 2),
+    "update": lambda x, w, v, y, z: jax.lax.dynamic_update_slice(
+        x, y[..., :2], (0, 0, 0, (z[0, 0, 0, 0] > 0).astype(int))
+    ),
+    "by_load": lambda x, w, v, y, z: x @ w[jnp.argsort(y.mean((0, 1, 2)))],
+    "input_scale": lambda x, w, v, y, z: x + (z * v[None, None, None]) @ w,
     "sort": lambda x, w, v, y, z: jnp.sort(x, 1),
     "attend": lambda x, w, v, y, z: jnp.einsum("bhwc,bwk->bhkc", x, jax.nn.softmax(y[:, 0, :, :2])),
     "bilinear": lambda x, w, v, y, z: jnp.einsum("bhwc,bhwd->bhwd", x, y),

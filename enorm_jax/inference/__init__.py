@@ -14,13 +14,15 @@ from enorm_jax.inference import elementwise as _elementwise
 from enorm_jax.inference import linear as _linear
 from enorm_jax.inference import movement as _movement
 from enorm_jax.inference import reductions as _reductions
+from enorm_jax.inference import writing as _writing
 from enorm_jax.inference.checking import check as check
+from enorm_jax.inference.checking import dtype_of, require_numbers
 from enorm_jax.inference.collect import collect
 from enorm_jax.inference.interpret import Trace
 from enorm_jax.inference.report import explain as explain
 from enorm_jax.inference.values import Fixed, Value, View
 
-RULE_MODULES = (_control, _elementwise, _linear, _movement, _reductions)
+RULE_MODULES = (_control, _elementwise, _linear, _movement, _reductions, _writing)
 
 
 def infer_groups(
@@ -51,7 +53,7 @@ def infer_groups(
       The groups, in network order, with what is left alone and why; see `explain`.
 
     Raises:
-      ValueError: if the check fails.
+      ValueError: if the check fails, or has shapes instead of numbers, as within `jax.jit`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -69,6 +71,8 @@ def infer_groups(
       Stock et al., `Equi-normalization of Neural Networks
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019, for the groups of skip connections.
     """
+    if check:
+        require_numbers(params, *inputs)
     closed = jax.make_jaxpr(apply_fn)(params, *inputs)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [jax.tree_util.keystr(path) for path, _ in leaves]
@@ -88,6 +92,6 @@ _check = check
 
 
 def _parameter(trace: Trace, number: int, leaf: Any) -> Value:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
         return Fixed()
     return View(trace.uses.index(number), frozenset([number]))

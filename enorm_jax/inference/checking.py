@@ -38,7 +38,8 @@ def check(
 
     Raises:
       ValueError: if the output changes by more than 1e-5 of its largest number, or is not
-        finite; the message names the groups at fault and their tensors.
+        finite; the message names the groups at fault and their tensors. Also if there are shapes
+        instead of numbers.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -50,6 +51,7 @@ def check(
       >>> check(apply, params, groups, jnp.ones((1, 2))).checked
       True
     """
+    require_numbers(params, *inputs)
     rng = np.random.default_rng(seed)
     params = _without_zeros(params, rng)
     outputs = jax.jit(lambda params: apply_fn(params, *inputs))
@@ -69,13 +71,40 @@ def check(
     )
 
 
+def require_numbers(*trees: Any) -> None:
+    """Raises where there is nothing to compute with.
+
+    Args:
+      *trees: parameters and inputs.
+
+    Raises:
+      ValueError: if a leaf is a `jax.ShapeDtypeStruct`, or is being traced.
+    """
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(
+                "groups are checked by computing, but there are only shapes: pass arrays, or "
+                "infer_groups(..., check=False)"
+            )
+        if isinstance(leaf, jax.core.Tracer):
+            raise ValueError(
+                "groups are checked by computing, but parameters or inputs are being traced: "
+                "infer groups once, outside of jit and other transformations"
+            )
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The dtype of an array, or that which JAX gives a Python number."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+
+
 def _without_zeros(params: Params, rng: np.random.Generator) -> Params:
     """The parameters, with random numbers in place of zeros."""
 
     def fill(leaf: Any) -> Any:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
             return leaf
-        noise = jnp.asarray(rng.uniform(0.05, 0.15, leaf.shape), leaf.dtype)
+        noise = jnp.asarray(rng.uniform(0.05, 0.15, np.shape(leaf)), dtype_of(leaf))
         return jnp.where(leaf == 0, noise, leaf)
 
     return jax.tree.map(fill, params)

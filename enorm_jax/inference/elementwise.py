@@ -17,10 +17,16 @@ def same(trace: Trace, equation: JaxprEqn, x: Value) -> Value:
     return x
 
 
-@rule("optimization_barrier")
+@rule("optimization_barrier", "device_put")
 def same_each(trace: Trace, equation: JaxprEqn, *values: Value) -> list[Value]:
     """What passes several operands on."""
     return list(values)
+
+
+@rule("debug_callback", "debug_print")
+def shown(trace: Trace, equation: JaxprEqn, *values: Value) -> list[Value]:
+    """What looks at values, and gives nothing to the function."""
+    return []
 
 
 @rule("sign", "is_finite")
@@ -37,7 +43,9 @@ def convert(trace: Trace, equation: JaxprEqn, x: Value) -> Value:
         return Fixed()
     if jnp.issubdtype(new, jnp.floating):
         return x
-    trace.because("cast to integers")
+    trace.because(
+        "cast to complex numbers" if jnp.issubdtype(new, np.complexfloating) else "cast to integers"
+    )
     trace.pin(x)
     return Fixed()
 

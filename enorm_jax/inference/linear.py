@@ -19,11 +19,14 @@ def dot_general(trace: Trace, equation: JaxprEqn, lhs: Value, rhs: Value) -> Val
     (lhs_sum, rhs_sum), (lhs_batch, rhs_batch) = equation.params["dimension_numbers"]
     if any(isinstance(value, Fixed) and value.zero for value in (lhs, rhs)):
         return Fixed(np.zeros(()))
-    if isinstance(lhs, View) and isinstance(rhs, View):
-        trace.because("matrix product of two parameters")
-        trace.pin(lhs, rhs)
-        return Fixed()
     ranks = [len(shape_of(variable)) for variable in equation.invars]
+    if isinstance(lhs, View) and isinstance(rhs, View):
+        if lhs.product == rhs.product:
+            trace.because("matrix product of two parameters")
+            trace.pin(lhs, rhs)
+            return Fixed()
+        # Parameters times data are activations, as of a diagonal layer.
+        lhs, rhs = (Scaled(trace.lift(v)) if v.product else v for v in (lhs, rhs))
     sides = [(lhs, ranks[0], lhs_sum, lhs_batch), (rhs, ranks[1], rhs_sum, rhs_batch)]
     for this, other in ((0, 1), (1, 0)):
         if isinstance(sides[this][0], View):

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -74,6 +74,30 @@ def split(trace: Trace, equation: JaxprEqn, x: Value) -> list[Value]:
     return [moved(x, functools.partial(_cut, slices=slices)) for slices in bounds]
 
 
+@rule("unstack")
+def unstack(trace: Trace, equation: JaxprEqn, x: Value) -> list[Value]:
+    """Cutting along an axis into slices without it."""
+    axis, before = equation.params["axis"], (slice(None),) * equation.params["axis"]
+
+    def part(ids: np.ndarray, k: int) -> np.ndarray:
+        return _cut(ids, [*before, slice(k, k + 1)]).squeeze(axis)
+
+    parts = range(len(equation.outvars))
+    return [moved(x, functools.partial(part, k=k)) for k in parts]
+
+
+@rule("tile")
+def tile(trace: Trace, equation: JaxprEqn, x: Value) -> Value:
+    """Repeating along axes."""
+    repeats = equation.params["reps"]
+
+    def repeated(ids: np.ndarray) -> np.ndarray:
+        pairs = zip(repeats, ids.shape, strict=True)
+        return np.tile(ids, [times if n > 1 else 1 for times, n in pairs])
+
+    return moved(x, repeated)
+
+
 def _cut(ids: np.ndarray, slices: Sequence[slice]) -> np.ndarray:
     """Slices, but for axes along which the unit does not vary."""
     return ids[tuple(s if n > 1 else slice(None) for s, n in zip(slices, ids.shape, strict=False))]
@@ -84,6 +108,15 @@ def concatenate(trace: Trace, equation: JaxprEqn, *parts: Value) -> Value:
     """Joining along an axis."""
     sizes = [shape_of(variable) for variable in equation.invars]
     return concat(trace, parts, sizes, equation.params["dimension"])
+
+
+@rule("stack")
+def stack(trace: Trace, equation: JaxprEqn, *parts: Value) -> Value:
+    """Joining along a new axis."""
+    axis, shape = equation.params["axis"], shape_of(equation.outvars[0])
+    raised = [moved(part, lambda ids: np.expand_dims(ids, axis)) for part in parts]
+    sizes = [(*shape[:axis], 1, *shape[axis + 1 :])] * len(parts)
+    return concat(trace, raised, sizes, axis)
 
 
 def concat(
@@ -164,7 +197,7 @@ def gather(trace: Trace, equation: JaxprEqn, x: Value, indices: Value) -> Value:
     if isinstance(indices, Fixed) and indices.value is not None:
         shape = shape_of(equation.invars[0])
         at = np.broadcast_to(indices.value, shape_of(equation.invars[1]))
-        return moved(x, lambda ids: _gathered(np.broadcast_to(ids, shape), at, equation.params))
+        return moved(x, lambda ids: gathered(np.broadcast_to(ids, shape), at, equation.params))
     trace.because("indexing with an activation")
     trace.pin(indices)
     trace.because("indexing at unknown places")
@@ -187,7 +220,10 @@ def _any_of(trace: Trace, x: Value, rank: int, axes: Sequence[int]) -> np.ndarra
     return trace.level(trace.ids(x, rank), axes)
 
 
-def _gathered(ids: np.ndarray, indices: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+def gathered(
+    ids: np.ndarray, indices: np.ndarray, params: Mapping[str, Any], fill: int = 0
+) -> np.ndarray:
+    """What a gather's parameters take from an array at known indices; `fill` outside of it."""
     with jax.ensure_compile_time_eval():
         return np.asarray(
             jax.lax.gather(
@@ -196,6 +232,6 @@ def _gathered(ids: np.ndarray, indices: np.ndarray, params: dict[str, Any]) -> n
                 params["dimension_numbers"],
                 params["slice_sizes"],
                 mode=params["mode"],
-                fill_value=0,
+                fill_value=fill,
             )
         )

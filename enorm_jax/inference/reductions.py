@@ -60,6 +60,7 @@ def top_k(trace: Trace, equation: JaxprEqn, x: Value) -> list[Value]:
 
 
 def _leveled(trace: Trace, equation: JaxprEqn, k: int, value: Value, axes: list[int]) -> Value:
-    if isinstance(value, Fixed):
-        return value
+    if isinstance(value, Fixed):  # in an order that is not known, unless all of it is the same
+        same = value.value is not None and value.value.ndim == 0
+        return value if same else Fixed()
     return Scaled(trace.level(trace.ids(value, len(shape_of(equation.invars[k]))), axes))
