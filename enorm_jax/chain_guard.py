@@ -19,6 +19,8 @@ _TRANSPARENT = (
     "with_extra_args_support.",
 )  # fmt: skip
 _CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
+# They keep copies of the parameters, which a member cannot rescale.
+_COPYING = ("lookahead.", "schedule_free.", "mechanize.")
 REMEDY = "write equi_normalize(optax.chain(...), c=...) around the optimizer instead"
 
 _NOT_LAST = (
@@ -61,16 +63,24 @@ def require_stateless_siblings(params: Any, degrees: Degrees | None = None) -> N
 
 
 def require_last() -> None:
-    """Raises if `init` was called by a chain in which other members follow.
+    """Raises if `init` was called by what would change, or not follow, a rescaling.
 
-    They would change updates that are a rescaling in part.
+    Later members of a chain change updates that are a rescaling in part; slow and averaged
+    parameters stay in the scale that they had.
 
     Raises:
-      ValueError: if the member is not the last of its chain.
+      ValueError: if the member is not the last of its chain, or is within a combinator that keeps
+        copies of the parameters.
     """
     frame, caller = inspect.currentframe(), None
     while frame is not None:
         name, module = frame.f_code.co_qualname, frame.f_globals.get("__name__", "")
+        if module.startswith("optax.") and name.startswith(_COPYING):
+            outer = name.partition(".")[0]
+            raise ValueError(
+                f"optax's {outer} keeps copies of the parameters, which must be rescaled along: "
+                f"write equi_normalize({outer}(...), c=...) around it instead"
+            )
         if module.startswith("optax.") and name in _CHAINS:
             members, running = _members(frame, caller)
             if members[-1] is not running:

@@ -237,6 +237,12 @@ def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
         raise ValueError(f"c must be a single number, got shape {jnp.shape(c)}")
     if not isinstance(c, jax.core.Tracer) and not 0 < float(c) < float("inf"):
         raise ValueError(f"c must be positive and finite, got {c}")
+    for name, value in (("p", p), ("cycles", cycles)):
+        if isinstance(value, jax.core.Tracer):
+            raise ValueError(
+                f"{name} must be a plain number, and is being traced; in optax.inject_hyperparams "
+                "name it in static_args"
+            )
     if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p}")
     if cycles < 1:

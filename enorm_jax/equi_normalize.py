@@ -32,7 +32,7 @@ class EquiNormalizeState(NamedTuple):
 
 def equi_normalize(
     optimizer: Any = None,
-    c: jax.typing.ArrayLike = 1.2,
+    c: jax.typing.ArrayLike | optax.Schedule = 1.2,
     *,
     groups: Groups | None = None,
     every: int = 1,
@@ -55,7 +55,9 @@ def equi_normalize(
     state is that which the optimizer would have, had it seen the gradients of the rescaled network
     all along; see `rescale_state`. Around `optax.MultiSteps`, or within it, the parameters move
     only when it emits. What is added to the gradients without being one, such as weight decay,
-    acts on the rescaled parameters.
+    acts on the rescaled parameters. Updates have the dtype that the optimizer gives them: where
+    weights in bfloat16 are far out of balance, they round what a first step changes; call
+    `enorm_step` once before training.
 
     Nothing may follow that changes the updates: inside an `optax.chain` it must be the last.
     Members of a chain cannot reach each other's states, so that this is a wrapper::
@@ -69,8 +71,8 @@ def equi_normalize(
 
     Args:
       optimizer: any optax transform, or None to be the last member of an `optax.chain`.
-      c: ratio of outgoing to incoming norm, as in `enorm_step`; so are p, cycles, order and
-        balance_last.
+      c: ratio of outgoing to incoming norm, as in `enorm_step`, or a schedule: function of the
+        number of steps before; p, cycles, order and balance_last are as in `enorm_step`.
       groups: what shares a unit's scale, as `infer_groups` finds it; None for a chain of layers.
       every: balances after every so many steps.
       p: norm.
@@ -107,14 +109,15 @@ def equi_normalize(
       Stock et al., `Equi-normalization of Neural Networks
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
-    check_arguments(c, p, cycles, order)
+    check_arguments(1.0 if callable(c) else c, p, cycles, order)
     _check_arguments(optimizer, every, bias)
     inner = _with_extra_args(optax.identity() if optimizer is None else optimizer)
 
-    def balance(updates: Any, inner_state: Any, gauge: Scales, params: Any) -> Any:
+    def balance(updates: Any, inner_state: Any, gauge: Scales, params: Any, steps: Any) -> Any:
         new, inner_state, scales = enorm_step_with_state(
-            optax.apply_updates(params, updates), inner_state, c, groups=groups, p=p,
-            cycles=cycles, order=order, balance_last=balance_last, bias=bias, degrees=degrees,
+            optax.apply_updates(params, updates), inner_state, c(steps) if callable(c) else c,
+            groups=groups, p=p, cycles=cycles, order=order, balance_last=balance_last, bias=bias,
+            degrees=degrees,
         )  # fmt: skip
         updates = jax.tree.map(lambda u, n, old: (n - old).astype(u.dtype), updates, new, params)
         return updates, inner_state, advance_gauge(gauge, scales) if gauge else gauge
@@ -140,7 +143,7 @@ def equi_normalize(
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         stepped = _stepped(state.inner_state, inner_state)
         steps = state.steps + jnp.asarray(stepped, jnp.int32)
-        operands = updates, inner_state, state.gauge, params
+        operands = updates, inner_state, state.gauge, params, state.steps
         if stepped is True and every == 1:
             updates, inner_state, gauge = balance(*operands)
         else:

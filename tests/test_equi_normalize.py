@@ -458,6 +458,40 @@ def test_what_would_change_the_rescaling_afterwards_is_refused():
     optax.chain(optax.clip(1.0), equi_normalize(optax.adam(0.1), c=1.2)).init(params)
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: optax.lookahead(inner, sync_period=2, slow_step_size=0.5),
+        lambda inner: optax.contrib.schedule_free(inner, 0.1),
+        optax.contrib.mechanize,
+    ],
+    ids=["lookahead", "schedule_free", "mechanize"],
+)
+def test_what_keeps_copies_of_the_parameters_around_it_is_refused(around):
+    params = optax.LookaheadParams.init_synced(network())
+    with pytest.raises(ValueError, match="keeps copies of the parameters"):
+        around(equi_normalize(optax.sgd(0.1))).init(params)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_c_follows_a_schedule(every):
+    optimizer = equi_normalize(optax.sgd(0.0), optax.linear_schedule(1.4, 1.0, 4), every=every)
+    params = network()
+    state = optimizer.init(params)
+    for step in range(4):
+        updates, state = jax.jit(optimizer.update)(params, state, params)
+        want = enorm_step(params, 1.4 - 0.1 * step) if (step + 1) % every == 0 else params
+        params = optax.apply_updates(params, updates)
+        chex.assert_trees_all_close(params, want, rtol=1e-6)
+
+
+def test_what_must_not_be_traced_is_named():
+    injected = optax.inject_hyperparams(equi_normalize)(optax.sgd(0.1), c=lambda step: 1.2)
+    params = network()
+    with pytest.raises(ValueError, match=r"p must be a plain number.*static_args"):
+        jax.jit(injected.update)(params, injected.init(params), params)
+
+
 def test_wrong_arguments_are_refused_before_any_step():
     params = {f"layer_{k:02d}": {"kernel": jnp.ones((2, 2))} for k in range(2)}
     with pytest.raises(ValueError, match="c must be positive"):
