@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from enorm_jax.norms import BatchNorm
+from enorm_jax.scaling import wide
 
 EPSILON = 1e-5
 
@@ -24,7 +25,8 @@ def group_norm(groups: int) -> Callable[..., nn.Module]:
         y_j = \gamma_j (x_j - \mu_g) / \sqrt{\sigma_g^2 + \epsilon} + \beta_j
 
     Mean and variance are those of one sample over all units (and positions) of the group g that
-    holds unit j.
+    holds unit j. The variance is computed as E[x²] - E[x]², Flax's default, which loses digits
+    where the mean is hundreds of deviations.
 
     Args:
       groups: number of groups; divides the number of units.
@@ -58,7 +60,9 @@ def layer_norm(*, train: bool, name: str | None = None) -> nn.Module:
     .. math::
         y_j = \gamma_j (x_j - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta_j
 
-    Mean and variance are those of one sample over all units, in images over positions too.
+    Mean and variance are those of one sample over all units, in images over positions too. The
+    variance is computed as E[x²] - E[x]², Flax's default, which loses digits where the mean is
+    hundreds of deviations.
 
     Args:
       train: not used: a sample is normalized alike in training and after.
@@ -138,7 +142,7 @@ class EstimatedBatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape[-1:])
         running_var = self.variable("batch_stats", "var", jnp.ones, shape[-1:])
         if self.train and not self.is_initializing():
-            seen = jax.lax.stop_gradient(x)
+            seen = jax.lax.stop_gradient(wide(x))
             deviation = seen - running_mean.value[None, :]
             self._update(running_mean, seen.mean(0))
             self._update(running_var, (deviation * deviation).mean(0))

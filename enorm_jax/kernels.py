@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from enorm_jax.norms import normalize
+from enorm_jax.scaling import wide
 
 
 def normalize_weights(direction: jax.Array, gain: jax.Array) -> jax.Array:
@@ -24,7 +25,7 @@ def normalize_weights(direction: jax.Array, gain: jax.Array) -> jax.Array:
       gain: g, (out,).
 
     Returns:
-      Kernel of v's shape.
+      Kernel of v's shape; 0 where v is.
 
     Example:
       >>> import jax.numpy as jnp
@@ -36,8 +37,10 @@ def normalize_weights(direction: jax.Array, gain: jax.Array) -> jax.Array:
       Salimans and Kingma, `Weight Normalization <https://arxiv.org/abs/1602.07868>`_, NIPS 2016.
     """
     axes = tuple(range(direction.ndim - 1))
-    factor = gain / jnp.linalg.norm(direction.reshape(-1, direction.shape[-1]), axis=0)
-    return direction * jnp.expand_dims(factor, axes)
+    squares = jnp.sum(jnp.square(wide(direction)), axes)
+    # The root's derivative at 0 is not finite, and would be NaN times 0 in that of the kernel.
+    factor = wide(gain) * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
+    return (wide(direction) * jnp.expand_dims(factor, axes)).astype(direction.dtype)
 
 
 def standardize_weights(
@@ -70,17 +73,19 @@ def standardize_weights(
       Qiao et al., `Micro-Batch Training with Batch-Channel Normalization and Weight
       Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
     """
-    flat = kernel.reshape(-1, kernel.shape[-1])
+    flat = wide(kernel.reshape(-1, kernel.shape[-1]))
     if center and scale:  # as a batch of inputs, for the gradient that takes two sums
         units = jnp.ones_like(flat[0])
-        return normalize(flat, units, 0 * units, epsilon)[0].reshape(kernel.shape)
+        standard = normalize(flat, units, 0 * units, epsilon)[0]
+        return standard.reshape(kernel.shape).astype(kernel.dtype)
     centred = flat - jnp.mean(flat, axis=0, keepdims=True)
     if center:
-        return centred.reshape(kernel.shape)
+        return centred.reshape(kernel.shape).astype(kernel.dtype)
     if not scale:
         return kernel
     variance = jnp.mean(centred * centred, axis=0, keepdims=True)
-    return (flat * jax.lax.rsqrt(variance + epsilon)).reshape(kernel.shape)
+    scaled = flat * jax.lax.rsqrt(variance + epsilon)
+    return scaled.reshape(kernel.shape).astype(kernel.dtype)
 
 
 class _WeightNormalized(nn.Module):
@@ -94,7 +99,8 @@ class _WeightNormalized(nn.Module):
 
         def norms(key: jax.Array) -> jax.Array:
             # The layer then starts as the plain one; a gain of 1 would lose He's scale.
-            return jnp.linalg.norm(value.reshape(-1, value.shape[-1]), axis=0)
+            flat = wide(value.reshape(-1, value.shape[-1]))
+            return jnp.linalg.norm(flat, axis=0).astype(value.dtype)
 
         return normalize_weights(value, super().param("gain", norms))
 

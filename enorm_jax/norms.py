@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from enorm_jax.scaling import wide
+
 
 class BatchNorm(nn.Module):
     r"""Batch normalization with torch's semantics.
@@ -17,7 +19,8 @@ class BatchNorm(nn.Module):
     In training, mean and (biased) variance are the batch's, and the running estimates move
     by ``momentum`` towards the batch's mean and *unbiased* variance. Otherwise the running
     estimates normalize. Flax's own BatchNorm keeps the biased variance, and its momentum is
-    one minus torch's.
+    one minus torch's. Of a batch that is sharded under `jax.jit`, statistics are those of the
+    whole; inside `jax.shard_map` and `jax.pmap`, of each device's share.
 
     Attributes:
       train: whether to use the batch's statistics and update the running ones.
@@ -75,7 +78,6 @@ class BatchNorm(nn.Module):
         running.value = (1 - self.momentum) * running.value + self.momentum * new
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def normalize(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -88,7 +90,8 @@ def normalize(
 
     The derivative is written down so that the gradient takes two sums over the batch, those of
     scale and shift; derived step by step it takes five. Derivatives of higher order follow from it.
-    Mean and variance are given for running estimates and have no derivative.
+    Mean and variance are given for running estimates and have no derivative. They are computed in
+    float32 at least: squares of float16 soon overflow, and bfloat16 has three digits.
 
     Args:
       x: (batch, units).
@@ -97,7 +100,7 @@ def normalize(
       epsilon: added to the variance.
 
     Returns:
-      y of x's shape, and the batch's mean and (biased) variance, (units,).
+      y of x's shape, and the batch's mean and (biased) variance, (units,), in float32 at least.
 
     Example:
       >>> import jax.numpy as jnp
@@ -109,6 +112,14 @@ def normalize(
     Reference:
       Ioffe and Szegedy, `Batch Normalization <https://arxiv.org/abs/1502.03167>`_, ICML 2015.
     """
+    y, mean, var = _normalize(wide(x), wide(scale), wide(bias), epsilon)
+    return y.astype(jnp.result_type(x, scale, bias)), mean, var
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _normalize(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     return _normalized(x, scale, bias, epsilon)
 
 
@@ -122,11 +133,11 @@ def _normalized(
     return centred * gain[None, :] + bias[None, :], mean, var
 
 
-@normalize.defjvp
+@_normalize.defjvp
 def _normalize_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
     x, scale, bias = primals
     dx, dscale, dbias = tangents
-    # Not `normalize`, whose mean and variance would have no derivative in this one's derivative.
+    # Not `_normalize`, whose mean and variance would have no derivative in this one's derivative.
     y, mean, var = _normalized(x, scale, bias, epsilon)
     inverse = jax.lax.rsqrt(var + epsilon)
     gain = inverse * scale

@@ -9,6 +9,7 @@ import optax
 
 from enorm_jax.chain import chain
 from enorm_jax.groups import Params
+from enorm_jax.scaling import wide
 
 Network = Callable[[Params], jax.Array]
 
@@ -77,9 +78,10 @@ def scale_by_path(
     gamma = path_norm if network is None else network
 
     def init(params: Params) -> PathState:
+        _require_all(params)
         if not relative:
             return PathState(jnp.ones(()))
-        leaves = jax.tree.leaves(path_weights(params, gamma))
+        leaves = jax.tree.leaves(path_weights(_wide(params), gamma))
         inverse = sum(jnp.sum(jnp.where(k > 0, 1 / k, 0.0)) for k in leaves)
         count = sum(jnp.sum(k > 0, dtype=k.dtype) for k in leaves)
         return PathState(jnp.where(count > 0, count / inverse, 1.0))
@@ -92,11 +94,28 @@ def scale_by_path(
 
         def divided(g: jax.Array, k: jax.Array) -> jax.Array:
             used = k > 0
-            return jnp.where(used, g * (state.level / jnp.where(used, k, 1.0)), g)
+            scaled = wide(g) * (state.level / jnp.where(used, k, 1.0))
+            return jnp.where(used, scaled.astype(g.dtype), g)
 
-        return jax.tree.map(divided, updates, path_weights(params, gamma)), state
+        return jax.tree.map(divided, updates, path_weights(_wide(params), gamma)), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _wide(params: Params) -> Params:
+    """In float32 at least: paths multiply many squares, and the level counts many weights."""
+    return jax.tree.map(wide, params)
+
+
+def _require_all(params: Params) -> None:
+    def masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)
+
+    if any(map(masked, jax.tree.leaves(params, is_leaf=masked))):
+        raise ValueError(
+            "scale_by_path sums over all paths and cannot see masked parameters: put it outside of "
+            "optax.masked and optax.multi_transform"
+        )
 
 
 def path_weights(params: Params, network: Network | None = None) -> Any:

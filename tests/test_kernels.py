@@ -83,6 +83,23 @@ def test_a_constant_kernel_and_its_gradient_are_finite():
     assert np.isfinite(gradient).all()
 
 
+def test_a_kernel_of_zeros_gives_zeros_and_finite_gradients():
+    """As of pruned units, or `kernel_init=zeros`."""
+    v, g = jnp.ones((4, 2)).at[:, 1].set(0), jnp.ones(2)
+    np.testing.assert_allclose(normalize_weights(v, g), [[0.5, 0]] * 4)
+    for gradient in jax.grad(lambda v, g: jnp.sum(normalize_weights(v, g) ** 2), (0, 1))(v, g):
+        assert np.isfinite(gradient).all()
+
+
+def test_kernels_in_low_precision_are_normalized_in_float32():
+    w = jnp.array([[1.0], [1.0078125]], jnp.bfloat16)  # neighbours: their mean lies between
+    standard = standardize_weights(w, epsilon=0.0)
+    assert standard.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(standard.astype(jnp.float32), [[-1], [1]])
+    tiny = normalize_weights(jnp.full((4, 1), 1e-4, jnp.float16), jnp.ones(1, jnp.float16))
+    np.testing.assert_array_equal(tiny.astype(jnp.float32), 0.5)
+
+
 def test_enorm_refuses_a_kernel_that_has_no_scale_of_its_own():
     x = jnp.ones((2, 3))
     params = {

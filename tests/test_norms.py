@@ -89,6 +89,22 @@ def test_first_and_second_derivatives_are_those_of_the_equation(rng):
         np.testing.assert_allclose(mixed, jax.hessian(naive)(*args), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([0.0, 600, 300, 100], jnp.float16), ([128.0, 129], jnp.bfloat16)]
+)
+def test_statistics_of_low_precision_are_those_of_its_numbers(values, dtype):
+    """In float16 a deviation above 256 has no square; bfloat16 has no mean of 128 and 129."""
+    x = jnp.asarray(values, dtype)[:, None]
+    with jax.numpy_dtype_promotion("standard"):
+        norm = BatchNorm(train=True)
+        variables = norm.init(jax.random.key(0), x)
+        y, new = norm.apply(variables, x, mutable=["batch_stats"])
+    x = np.float64(values)
+    np.testing.assert_allclose(y[:, 0], (x - x.mean()) / np.sqrt(x.var() + 1e-5), rtol=1e-5)
+    np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * x.mean(), rtol=1e-6)
+    np.testing.assert_allclose(new["batch_stats"]["var"], 0.9 + 0.1 * x.var(ddof=1), rtol=1e-6)
+
+
 def test_a_batch_of_one_cannot_be_trained_on():
     variables = BatchNorm(train=False).init(jax.random.key(0), jnp.ones((1, 4)))
     with pytest.raises(ValueError, match="batch of 1"):

@@ -113,6 +113,23 @@ def test_relative_kappa_makes_the_mean_factor_one_at_the_start(rng):
     np.testing.assert_allclose(leaves.mean(), 1, rtol=1e-5)
 
 
+def test_in_low_precision_the_level_counts_all_weights_and_updates_keep_their_dtype(rng):
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), network(rng, (30, 30, 30)))
+    exact = scale_by_path().init(jax.tree.map(lambda a: a.astype(jnp.float32), params))
+    assert scale_by_path().init(params).level == exact.level
+    for relative in (True, False):
+        path = scale_by_path(relative=relative)
+        updates, _ = path.update(params, path.init(params), params)
+        chex.assert_trees_all_equal_dtypes(updates, params)
+
+
+def test_it_must_see_all_parameters(rng):
+    params = network(rng, (3, 4, 2))
+    mask = {"layer_00": False, "layer_01": True}
+    with pytest.raises(ValueError, match="cannot see masked parameters"):
+        optax.masked(scale_by_path(), mask).init(params)
+
+
 def test_no_path_no_division(rng):
     """A dead unit, and a parameter that the network does not use, keep finite updates."""
     params = network(rng, (3, 4, 2)) | {"norm_00": {"scale": jnp.ones(4)}}
