@@ -34,6 +34,7 @@ def conv_general_dilated_bfloat16(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     r"""A float32 convolution whose operands are rounded to bfloat16, as are its gradients'.
 
@@ -42,10 +43,11 @@ def conv_general_dilated_bfloat16(
         \hat a = \mathrm{bfloat16}(a)
 
     Sums are float32. It takes what ``flax.linen.Conv(...,
-    conv_general_dilated=conv_general_dilated_bfloat16)`` gives it. On a CPU a convolution of
-    two images or more, 32 channels or more and stride 1 is a product of matrices for some images at
-    a time, and so is every gradient of a kernel; others, and those on other devices, are XLA's own,
-    of rounded operands. Reverse mode only. `infer_groups` does not
+    conv_general_dilated=conv_general_dilated_bfloat16)`` gives it, and ``flax.nnx.Conv``. On a CPU
+    a convolution of two images or more, 32 channels or more and stride 1 is a product of matrices
+    for some images at a time, and so is every gradient of a kernel; others, and those on other
+    devices, are XLA's own, of rounded operands. Derivatives begin with reverse mode, `jax.grad`;
+    gradients have any. Inside `jax.shard_map` give ``check_vma=False``. `infer_groups` does not
     look into it: give it the model in float32, whose parameters are the same.
 
     Args:
@@ -58,12 +60,14 @@ def conv_general_dilated_bfloat16(
       dimension_numbers: those of Flax: channels last.
       feature_group_count: 1 only.
       precision: not used: bfloat16 operands, float32 sums.
+      out_sharding: None only.
 
     Returns:
       (batch, height', width', out), float32.
 
     Raises:
-      ValueError: if it is dilated, grouped, not of images with channels last, or not in float32.
+      ValueError: if it is dilated, grouped, not of images with channels last, not in float32, or
+        has a sharding.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -84,6 +88,8 @@ def conv_general_dilated_bfloat16(
             "convolutions in bfloat16 round float32 operands themselves: leave out dtype=, got "
             f"{x.dtype} and {kernel.dtype}"
         )
+    if out_sharding is not None:
+        raise ValueError("convolutions in bfloat16 take no out_sharding: leave it out")
     # TF32, which a GPU takes by default, holds what bfloat16 does.
     way = _way(x, kernel, window_strides, padding, True, jax.lax.Precision.DEFAULT)
     return jax.lax.platform_dependent(
@@ -104,6 +110,7 @@ def conv_general_dilated_float32(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     r"""`jax.lax.conv_general_dilated` whose gradient of the kernel is fast on a CPU.
 
@@ -114,10 +121,10 @@ def conv_general_dilated_float32(
 
     It takes what ``flax.linen.Conv(..., conv_general_dilated=conv_general_dilated_float32)`` gives
     it. XLA's CPU backend takes several times as long for the second sum as for the first; here it
-    is a product of matrices for some images at a time, as in `conv_general_dilated_bfloat16`, in
-    reverse mode only. On other devices, and where images are not float32 with channels last, or
-    dilated, or in groups, it is XLA's own. `infer_groups` does not look into it: give it the model
-    with `nn.Conv`, whose parameters are the same.
+    is a product of matrices for some images at a time, and derivatives begin with reverse mode, as
+    in `conv_general_dilated_bfloat16`. On other devices, and where images are not float32 with
+    channels last, or dilated, or in groups, or have a sharding, it is XLA's own. `infer_groups`
+    does not look into it: give it the model with `nn.Conv`, whose parameters are the same.
 
     Args:
       x: (batch, height, width, in), or what else `jax.lax.conv_general_dilated` takes.
@@ -129,6 +136,7 @@ def conv_general_dilated_float32(
       dimension_numbers: likewise.
       feature_group_count: likewise.
       precision: likewise.
+      out_sharding: likewise.
 
     Returns:
       (batch, height', width', out).
@@ -149,9 +157,11 @@ def conv_general_dilated_float32(
         dimension_numbers=dimension_numbers,
         feature_group_count=feature_group_count,
         precision=precision,
+        out_sharding=out_sharding,
     )
     dilations = lhs_dilation, rhs_dilation
     plain = _are_plain(x, kernel, dilations, dimension_numbers, feature_group_count)
+    plain = plain and out_sharding is None
     if not plain or not x.dtype == kernel.dtype == jnp.float32:
         return xla(x, kernel)
     way = _way(x, kernel, window_strides, padding, False, precision)
@@ -262,6 +272,8 @@ def _forward(way: _Way, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Ope
 
 def _backward(way: _Way, operands: Operands, g: jax.Array) -> Operands:
     x, kernel = operands
+    if not g.size:  # nor would there be blocks
+        return jnp.zeros_like(x), jnp.zeros_like(kernel)
     # XLA drops the half of a pullback that is not used.
     of_x, of_kernel = jax.vjp(way.xla, *map(way.rounded, operands))[1](way.rounded(g))
     if way.pays(x, kernel):

@@ -32,8 +32,8 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
     slowly where the first operand is transposed, so that there it is laid out anew, and `vmap`
     gives one product after another; those without instructions for bfloat16 multiply the
     rounded numbers in float32, which is faster there. Other devices get plain and batched
-    products. Reverse mode only, but for derivatives of gradients: Hessian-vector products are
-    `jax.jvp` of `jax.grad`.
+    products. Derivatives begin with reverse mode, `jax.grad`; gradients have any, such as
+    Hessian-vector products by `jax.jvp`. Inside `jax.shard_map` give ``check_vma=False``.
 
     Args:
       x: (batch, in), float32.
@@ -89,6 +89,7 @@ def dot_general_bfloat16(
     dimension_numbers: Any,
     precision: Any = None,
     preferred_element_type: Any = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     r"""`matmul_bfloat16` as ``flax.linen.Dense(..., dot_general=dot_general_bfloat16)`` takes it.
 
@@ -100,12 +101,14 @@ def dot_general_bfloat16(
       dimension_numbers: those of a dense layer: x's last axis against the kernel's first.
       precision: not used: bfloat16 operands, float32 sums.
       preferred_element_type: not used: the result is float32.
+      out_sharding: None only, as ``flax.nnx.Linear`` gives it.
 
     Returns:
       (..., out), float32.
 
     Raises:
-      ValueError: if the axes are not a dense layer's, or an operand is not in float32.
+      ValueError: if the axes are not a dense layer's, an operand is not in float32, or there is a
+        sharding.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -122,12 +125,18 @@ def dot_general_bfloat16(
             f"bfloat16 products are those of dense layers, (..., in) x (in, out); got {x.shape} "
             f"and {kernel.shape} with dimension numbers {dimension_numbers}"
         )
+    if out_sharding is not None:
+        raise ValueError("bfloat16 products take no out_sharding: leave it out")
     flat = x.reshape(-1, x.shape[-1])
     return matmul_bfloat16(flat, kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def _one_by_one(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """A product of matrices that `vmap` unrolls on a CPU, which is slow at batched ones."""
+    """A product of matrices that `vmap` unrolls on a CPU, which is slow at batched ones.
+
+    Its derivative, which only those of gradients need, is one of plain products: what `custom_vmap`
+    wraps cannot be transposed.
+    """
     unrolled = custom_vmap(product)
 
     @unrolled.def_vmap
@@ -144,7 +153,17 @@ def _one_by_one(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
         return jax.lax.platform_dependent(a, b, cpu=one_by_one, default=product), True
 
-    return unrolled
+    @jax.custom_jvp
+    @functools.wraps(product)
+    def differentiable(a: jax.Array, b: jax.Array) -> jax.Array:
+        return unrolled(a, b)
+
+    @differentiable.defjvp
+    def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        (a, b), (da, db) = primals, tangents
+        return differentiable(a, b), product(da, b) + product(a, db)
+
+    return differentiable
 
 
 def _widened(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 
 from enorm_jax import WeightStandardizedConv, convolution
 from enorm_jax.convolution import (
+    CONVOLUTIONS,
     conv_general_dilated_bfloat16,
     conv_general_dilated_float32,
     with_convolution,
@@ -191,6 +193,34 @@ def test_other_types_are_refused():
     layer = with_convolution(nn.Conv, "bfloat16")(4, (3, 3), dtype=jnp.bfloat16)
     with pytest.raises(ValueError, match="leave out dtype="):
         layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 4)))
+
+
+@pytest.mark.parametrize("precision", CONVOLUTIONS)
+def test_nnx_takes_it_and_no_output_has_no_gradient(precision):
+    conv = CONVOLUTIONS[precision]
+    layer = nnx.Conv(4, 5, (3, 3), rngs=nnx.Rngs(0), conv_general_dilated=conv)
+    assert layer(jnp.ones((2, 8, 8, 4))).shape == (2, 8, 8, 5)
+
+    def none(kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = jnp.ones((2, 1, 3, 1))
+        return conv(x, kernel, (2, 2), "VALID", dimension_numbers=numbers).sum()
+
+    np.testing.assert_array_equal(jax.grad(none)(jnp.ones((3, 1, 1, 1))), 0)
+
+
+@pytest.mark.parametrize("case", ["as many", "few channels", "strides"])
+def test_gradient_penalties_differ_from_those_in_float32_by_rounding(case):
+    conv, x, kernel, _ = operands(*CASES[case])
+    plain, *_ = operands(*CASES[case], own=jax.lax.conv_general_dilated)
+
+    def penalty(conv):
+        loss = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel) / 20)))
+        return jax.grad(lambda kernel: jnp.sum(loss(x, kernel) ** 2))(kernel)
+
+    exact, own = penalty(plain), penalty(conv)
+    assert jnp.linalg.norm(exact) > 0
+    assert jnp.linalg.norm(own - exact) < 0.05 * jnp.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("case", ["as many", "few channels", "strides"])

@@ -1,11 +1,14 @@
 """Products in bfloat16: what they compute, and that every transform computes the same."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 
 from enorm_jax import FullyConnected, layers
 from enorm_jax.layers import _tiles, dot_general_bfloat16, matmul_bfloat16
@@ -150,7 +153,23 @@ def test_what_is_no_dense_layer_is_refused():
         matmul_bfloat16(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4)))
 
 
-def test_hessian_vector_products_differ_from_those_in_float32_by_rounding(operands):
+def forward_over_reverse(loss, w, direction):
+    return jax.jvp(jax.grad(loss), (w,), (direction,))[1]
+
+
+def reverse_over_reverse(loss, w, direction):
+    """As a gradient penalty has it."""
+    return jax.grad(lambda w: jnp.sum(jax.grad(loss)(w) * direction))(w)
+
+
+def over_directions(loss, w, direction):
+    """As `jax.hessian` has it."""
+    hvp = functools.partial(forward_over_reverse, loss, w)
+    return jax.vmap(hvp)(jnp.stack([direction, -direction]))[0]
+
+
+@pytest.mark.parametrize("hvp", [forward_over_reverse, reverse_over_reverse, over_directions])
+def test_hessian_vector_products_differ_from_those_in_float32_by_rounding(operands, hvp):
     x, w, _ = (a[0] for a in operands)
     direction = jnp.sin(jnp.arange(w.size, dtype=jnp.float32)).reshape(w.shape)
 
@@ -158,11 +177,20 @@ def test_hessian_vector_products_differ_from_those_in_float32_by_rounding(operan
         def loss(w):
             return jnp.sum(jnp.tanh(product(jnp.tanh(product(x, w)), w[:12])) ** 2)
 
-        return jax.jvp(jax.grad(loss), (w,), (direction,))[1]
+        return hvp(loss, w, direction)
 
     exact, own = curvature(jnp.matmul), curvature(matmul_bfloat16)
     assert jnp.linalg.norm(exact) > 1
     assert jnp.linalg.norm(own - exact) < 0.05 * jnp.linalg.norm(exact)
+
+
+def test_nnx_takes_it():
+    layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0), dot_general=dot_general_bfloat16)
+    x = jnp.ones((2, 3))
+    own = dot_general_bfloat16(x, layer.kernel[...], (((1,), (0,)), ((), ())))
+    np.testing.assert_array_equal(layer(x), own)
+    with pytest.raises(ValueError, match="take no out_sharding"):
+        dot_general_bfloat16(x, layer.kernel[...], (((1,), (0,)), ((), ())), out_sharding="data")
 
 
 def test_precision_changes_products_alone():
