@@ -68,5 +68,7 @@ def bias_amplification(
     scales = cumulative_scales(
         params, c, groups=groups, cycles=cycles, order=order, balance_last=balance_last
     )
+    if not scales:  # no hidden units
+        return jnp.ones(())
     smallest = jnp.stack([jnp.min(s) for s in scales])
     return jnp.max(jnp.square(1 / smallest))

@@ -1,5 +1,6 @@
 """The networks of the papers."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -80,7 +81,7 @@ class FullyConnected(nn.Module):
             raise ValueError(f"depth must be at least 0, got {self.depth}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
-        x = x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         digits = max(2, len(str(self.depth + 1)))
         for k in range(self.depth + 1):
             x = self._layer(self.dense, self.width, f"layer_{k:0{digits}d}")(x)

@@ -16,10 +16,10 @@ def max_pool(x: jax.Array) -> jax.Array:
     it lets no gradient pass there.
 
     Args:
-      x: (batch, height, width, channels), floating point.
+      x: (..., height, width, channels), floating point.
 
     Returns:
-      (batch, ceil(height / 2), ceil(width / 2), channels).
+      (..., ceil(height / 2), ceil(width / 2), channels).
 
     Example:
       >>> import jax.numpy as jnp
@@ -28,7 +28,7 @@ def max_pool(x: jax.Array) -> jax.Array:
       Array([[ 5.,  7.],
              [13., 15.]], dtype=float32)
     """
-    return _along(_along(x, 1), 2)
+    return _along(_along(x, x.ndim - 3), x.ndim - 2)
 
 
 def _along(x: jax.Array, axis: int) -> jax.Array:

@@ -62,6 +62,10 @@ def test_it_counts_scales_as_the_gauge_does_in_training(rng):
     np.testing.assert_allclose(jitted(params, 1.2, cycles=4), expected, rtol=1e-5)
 
 
+def test_without_hidden_units_nothing_is_amplified():
+    assert bias_amplification(chain_of([np.ones((2, 3), np.float32)])) == 1
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="cycles must be at least 1, got 0"):
         bias_amplification(chain_of([np.ones((2, 2), np.float32)] * 2), cycles=0)

@@ -22,6 +22,12 @@ def test_values_and_gradients_are_those_of_flax(shape):
     np.testing.assert_allclose(pullback(g)[0], expected_pullback(g)[0], rtol=1e-6)
 
 
+def test_the_last_three_axes_are_an_image():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4, 2))
+    np.testing.assert_array_equal(max_pool(x[0, 0]), max_pool(x[0])[0])
+    np.testing.assert_array_equal(max_pool(x)[1], max_pool(x[1]))
+
+
 def test_equal_values_share_the_gradient_and_after_relu_zeros_have_none():
     x = jax.numpy.ones((1, 1, 2, 1))
     (shared,) = jax.vjp(max_pool, x)[1](jax.numpy.ones((1, 1, 1, 1)))
