@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from enorm_jax.layers import (
     Precision,
+    over_shares,
     product,
     row_major_transpose,
     to_bfloat16,
+    varying,
     with_zeros,
 )
 
@@ -47,7 +49,7 @@ def conv_general_dilated_bfloat16(
     a convolution of two images or more, 32 channels or more and stride 1 is a product of matrices
     for some images at a time, and so is every gradient of a kernel; others, and those on other
     devices, are XLA's own, of rounded operands. Derivatives begin with reverse mode, `jax.grad`;
-    gradients have any. Inside `jax.shard_map` give ``check_vma=False``. `infer_groups` does not
+    gradients have any. `infer_groups` does not
     look into it: give it the model in float32, whose parameters are the same.
 
     Args:
@@ -280,7 +282,7 @@ def _backward(way: _Way, operands: Operands, g: jax.Array) -> Operands:
         of_x = _products_of_images(way.pads, kernel, g)
     if way.cpu:
         of_kernel = _products_of_kernel(way, x, kernel, g)
-    return of_x, of_kernel
+    return over_shares(of_x, x), over_shares(of_kernel, kernel)
 
 
 _convolution.defvjp(_forward, _backward)
@@ -337,6 +339,8 @@ def _products_of_kernel(way: _Way, x: jax.Array, kernel: jax.Array, g: jax.Array
         return sums + product(flat, seen.reshape(-1, columns * inputs)), None
 
     zeros = jnp.zeros((rows * outputs, columns * inputs), jnp.float32)
+    if axes := varying(x) | varying(g):  # within `jax.shard_map`, as the sums will
+        zeros = jax.lax.pcast(zeros, tuple(sorted(axes)), to="varying")
     size = _block_size(x, kernel)
     if len(x) > 1:
         sums, _ = jax.lax.scan(block, zeros, (_blocks(x, size), _blocks(g, size)))

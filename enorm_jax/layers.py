@@ -33,7 +33,7 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
     gives one product after another; those without instructions for bfloat16 multiply the
     rounded numbers in float32, which is faster there. Other devices get plain and batched
     products. Derivatives begin with reverse mode, `jax.grad`; gradients have any, such as
-    Hessian-vector products by `jax.jvp`. Inside `jax.shard_map` give ``check_vma=False``.
+    Hessian-vector products by `jax.jvp`.
 
     Args:
       x: (batch, in), float32.
@@ -77,7 +77,20 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     (x, w), (inputs, outputs), narrow = tiles, shape, _tiles(g)
     of_x, of_w = _product_with_transpose(narrow, w), product(row_major_transpose(x), narrow)
-    return of_x[: len(g), :inputs], of_w[:inputs, :outputs]
+    return over_shares(of_x[: len(g), :inputs], x), over_shares(of_w[:inputs, :outputs], w)
+
+
+def over_shares(gradient: jax.Array, operand: jax.Array) -> jax.Array:
+    """A gradient summed over the devices of a `jax.shard_map` that hold the same operand."""
+    axes = varying(gradient) - varying(operand)
+    return jax.lax.psum(gradient, tuple(sorted(axes))) if axes else gradient
+
+
+def varying(x: jax.Array) -> frozenset[str]:
+    """The axes of a `jax.shard_map` along which devices hold shares of their own."""
+    # Where a version of JAX names it otherwise, it has to be told check_vma=False.
+    kind = getattr(jax.typeof(x), "manual_axis_type", None)
+    return frozenset() if kind is None else kind.varying
 
 
 _matmul.defvjp(_forward, _backward)

@@ -107,11 +107,38 @@ print("same")
 """
 
 
+TWO = """
+import jax, numpy as np
+from enorm_jax.convolution import CONVOLUTIONS
+from enorm_jax.layers import matmul_bfloat16
+P, key = jax.P, jax.random.key(0)
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("shares",))
+assert mesh.size == 2
+def convolved(conv):
+    return lambda x, kernel: conv(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+cases = [(matmul_bfloat16, (8, 5), (5, 4))]
+cases += [(convolved(conv), (8, 4, 4, 3), (3, 3, 3, 2)) for conv in CONVOLUTIONS.values()]
+for product, *shapes in cases:
+    x, w = (jax.random.normal(key, shape) for shape in shapes)
+    gradient = jax.grad(lambda x, w: jax.numpy.tanh(product(x, w)).sum(), (0, 1))
+    specs = P("shares"), P()
+    shared = jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=specs)
+    for found, want in zip(jax.jit(shared)(x, w), gradient(x, w)):
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+print("same")
+"""
+
+
 @pytest.mark.slow
-def test_four_devices_share_the_runs_and_give_the_bits_of_one():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+@pytest.mark.parametrize(("program", "devices"), [(FOUR, 4), (TWO, 2)], ids=["runs", "gradients"])
+def test_devices_share_the_work_and_give_what_one_gives(program, devices):
+    flags = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", FOUR], capture_output=True, text=True, timeout=200,
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=200,
         env=os.environ | {"PYTHONPATH": ":".join(sys.path)} | flags,
     )  # fmt: skip
     assert done.stdout == "same\n", done.stderr
