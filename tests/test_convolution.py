@@ -209,7 +209,10 @@ def test_nnx_takes_it_and_no_output_has_no_gradient(precision):
     np.testing.assert_array_equal(jax.grad(none)(jnp.ones((3, 1, 1, 1))), 0)
 
 
-@pytest.mark.parametrize("case", ["as many", "few channels", "strides"])
+@pytest.mark.parametrize(
+    "case",
+    ["few channels", *(pytest.param(c, marks=pytest.mark.slow) for c in ("as many", "strides"))],
+)
 def test_gradient_penalties_differ_from_those_in_float32_by_rounding(case):
     conv, x, kernel, _ = operands(*CASES[case])
     plain, *_ = operands(*CASES[case], own=jax.lax.conv_general_dilated)

@@ -168,7 +168,14 @@ def over_directions(loss, w, direction):
     return jax.vmap(hvp)(jnp.stack([direction, -direction]))[0]
 
 
-@pytest.mark.parametrize("hvp", [forward_over_reverse, reverse_over_reverse, over_directions])
+@pytest.mark.parametrize(
+    "hvp",
+    [
+        forward_over_reverse,
+        reverse_over_reverse,
+        pytest.param(over_directions, marks=pytest.mark.slow),
+    ],
+)
 def test_hessian_vector_products_differ_from_those_in_float32_by_rounding(operands, hvp):
     x, w, _ = (a[0] for a in operands)
     direction = jnp.sin(jnp.arange(w.size, dtype=jnp.float32)).reshape(w.shape)
