@@ -122,7 +122,7 @@ def draw(cells: list[dict[str, Any]], common: dict[str, Any], stem: Folder) -> l
         for axis in column:
             axis.set_xlim(-0.5, len(depths) - 0.5)
             axis.grid(axis="y", alpha=0.25)
-    axes[0][0].set_ylim(-4, 135)  # room for the counts
+    axes[0][0].set_ylim(-4, 150)  # room for the counts
     axes[0][0].set_yticks(range(0, 101, 20))
     axes[0][0].set_ylabel("seeds that diverged (%)")
     axes[1][0].set_ylabel("test accuracy, restarted or not (%)")
