@@ -6,6 +6,7 @@ optax calls the members one by one, who else is called.
 """
 
 import inspect
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -41,20 +42,16 @@ def require_stateless_siblings(params: Any, degrees: Degrees | None = None) -> N
         that follows the parameters' scale, or a combinator around the chain changes what the
         member sees.
     """
-    frame, caller = inspect.currentframe(), None
     chained = False
-    while frame is not None:
-        name = frame.f_code.co_qualname
-        if frame.f_globals.get("__name__", "").startswith("optax."):
-            if not name.startswith(_TRANSPARENT):
-                raise ValueError(
-                    "equi_normalize(c=...) without an optimizer cannot work inside "
-                    f"optax's {name.partition('.')[0]}: {REMEDY}"
-                )
-            if name in _CHAINS:
-                _check_members(*_members(frame, caller), params, degrees)
-                chained = True
-        frame, caller = frame.f_back, frame
+    for name, frame, caller in _optax_frames():
+        if not name.startswith(_TRANSPARENT):
+            raise ValueError(
+                "equi_normalize(c=...) without an optimizer cannot work inside "
+                f"optax's {name.partition('.')[0]}: {REMEDY}"
+            )
+        if name in _CHAINS:
+            _check_members(*_members(frame, caller), params, degrees)
+            chained = True
     if not chained:
         raise ValueError(
             "equi_normalize(c=...) without an optimizer must be the last member of an "
@@ -72,20 +69,26 @@ def require_last() -> None:
       ValueError: if the member is not the last of its chain, or is within a combinator that keeps
         copies of the parameters.
     """
-    frame, caller = inspect.currentframe(), None
-    while frame is not None:
-        name, module = frame.f_code.co_qualname, frame.f_globals.get("__name__", "")
-        if module.startswith("optax.") and name.startswith(_COPYING):
+    for name, frame, caller in _optax_frames():
+        if name.startswith(_COPYING):
             outer = name.partition(".")[0]
             raise ValueError(
                 f"optax's {outer} keeps copies of the parameters, which must be rescaled along: "
                 f"write equi_normalize({outer}(...), c=...) around it instead"
             )
-        if module.startswith("optax.") and name in _CHAINS:
+        if name in _CHAINS:
             members, running = _members(frame, caller)
             if members[-1] is not running:
                 raise ValueError(_NOT_LAST)
-        frame, caller = frame.f_back, frame
+
+
+def _optax_frames() -> Iterator[tuple[str, FrameType, FrameType | None]]:
+    """The calling frames of optax's functions, innermost first: name, frame, and what it called."""
+    frame, called = inspect.currentframe(), None
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("optax."):
+            yield frame.f_code.co_qualname, frame, called
+        frame, called = frame.f_back, frame
 
 
 def _members(frame: FrameType, caller: FrameType | None) -> tuple[list[Any], Any]:

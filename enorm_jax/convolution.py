@@ -49,8 +49,8 @@ def conv_general_dilated_bfloat16(
     a convolution of two images or more, 32 channels or more and stride 1 is a product of matrices
     for some images at a time, and so is every gradient of a kernel; others, and those on other
     devices, are XLA's own, of rounded operands. Derivatives begin with reverse mode, `jax.grad`;
-    gradients have any. `infer_groups` does not
-    look into it: give it the model in float32, whose parameters are the same.
+    gradients have any. `infer_groups` does not look into it: give it the model in float32, whose
+    parameters are the same.
 
     Args:
       x: (batch, height, width, in), float32.
@@ -163,8 +163,7 @@ def conv_general_dilated_float32(
     )
     dilations = lhs_dilation, rhs_dilation
     plain = _are_plain(x, kernel, dilations, dimension_numbers, feature_group_count)
-    plain = plain and out_sharding is None
-    if not plain or not x.dtype == kernel.dtype == jnp.float32:
+    if out_sharding is not None or not plain or not x.dtype == kernel.dtype == jnp.float32:
         return xla(x, kernel)
     way = _way(x, kernel, window_strides, padding, False, precision)
     by_products = functools.partial(_convolution, dataclasses.replace(way, cpu=True))

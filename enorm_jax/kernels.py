@@ -76,16 +76,16 @@ def standardize_weights(
     flat = wide(kernel.reshape(-1, kernel.shape[-1]))
     if center and scale:  # as a batch of inputs, for the gradient that takes two sums
         units = jnp.ones_like(flat[0])
-        standard = normalize(flat, units, 0 * units, epsilon)[0]
-        return standard.reshape(kernel.shape).astype(kernel.dtype)
-    centred = flat - jnp.mean(flat, axis=0, keepdims=True)
-    if center:
-        return centred.reshape(kernel.shape).astype(kernel.dtype)
-    if not scale:
-        return kernel
-    variance = jnp.mean(centred * centred, axis=0, keepdims=True)
-    scaled = flat * jax.lax.rsqrt(variance + epsilon)
-    return scaled.reshape(kernel.shape).astype(kernel.dtype)
+        result = normalize(flat, units, 0 * units, epsilon)[0]
+    elif center:
+        result = flat - jnp.mean(flat, axis=0, keepdims=True)
+    elif scale:
+        centred = flat - jnp.mean(flat, axis=0, keepdims=True)
+        variance = jnp.mean(centred * centred, axis=0, keepdims=True)
+        result = flat * jax.lax.rsqrt(variance + epsilon)
+    else:
+        result = flat
+    return result.reshape(kernel.shape).astype(kernel.dtype)
 
 
 class _WeightNormalized(nn.Module):

@@ -80,6 +80,9 @@ def _backward(
     return over_shares(of_x[: len(g), :inputs], x), over_shares(of_w[:inputs, :outputs], w)
 
 
+_matmul.defvjp(_forward, _backward)
+
+
 def over_shares(gradient: jax.Array, operand: jax.Array) -> jax.Array:
     """A gradient summed over the devices of a `jax.shard_map` that hold the same operand."""
     axes = varying(gradient) - varying(operand)
@@ -91,9 +94,6 @@ def varying(x: jax.Array) -> frozenset[str]:
     # Where a version of JAX names it otherwise, it has to be told check_vma=False.
     kind = getattr(jax.typeof(x), "manual_axis_type", None)
     return frozenset() if kind is None else kind.varying
-
-
-_matmul.defvjp(_forward, _backward)
 
 
 def dot_general_bfloat16(
@@ -166,10 +166,7 @@ def _one_by_one(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
         return jax.lax.platform_dependent(a, b, cpu=one_by_one, default=product), True
 
-    @jax.custom_jvp
-    @functools.wraps(product)
-    def differentiable(a: jax.Array, b: jax.Array) -> jax.Array:
-        return unrolled(a, b)
+    differentiable = jax.custom_jvp(unrolled)
 
     @differentiable.defjvp
     def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:

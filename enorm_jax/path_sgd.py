@@ -81,7 +81,7 @@ def scale_by_path(
         _require_all(params)
         if not relative:
             return PathState(jnp.ones(()))
-        leaves = jax.tree.leaves(path_weights(_wide(params), gamma))
+        leaves = jax.tree.leaves(path_weights(params, gamma))
         inverse = sum(jnp.sum(jnp.where(k > 0, 1 / k, 0.0)) for k in leaves)
         count = sum(jnp.sum(k > 0, dtype=k.dtype) for k in leaves)
         return PathState(jnp.where(count > 0, count / inverse, 1.0))
@@ -97,14 +97,9 @@ def scale_by_path(
             scaled = wide(g) * (state.level / jnp.where(used, k, 1.0))
             return jnp.where(used, scaled.astype(g.dtype), g)
 
-        return jax.tree.map(divided, updates, path_weights(_wide(params), gamma)), state
+        return jax.tree.map(divided, updates, path_weights(params, gamma)), state
 
     return optax.GradientTransformation(init, update)
-
-
-def _wide(params: Params) -> Params:
-    """In float32 at least: paths multiply many squares, and the level counts many weights."""
-    return jax.tree.map(wide, params)
 
 
 def _require_all(params: Params) -> None:
@@ -128,7 +123,7 @@ def path_weights(params: Params, network: Network | None = None) -> Any:
       network: function from the squared parameters to γ²; None for a chain of dense layers.
 
     Returns:
-      κ, the structure and shapes of `params`.
+      κ, the structure and shapes of `params`, in float32 at least.
 
     Raises:
       ValueError: as `path_norm`, if there is no network.
@@ -145,7 +140,7 @@ def path_weights(params: Params, network: Network | None = None) -> Any:
       Neyshabur et al., `Path-SGD: Path-Normalized Optimization in Deep Neural Networks
       <https://arxiv.org/abs/1506.02617>`_, NIPS 2015.
     """
-    squares = jax.tree.map(jnp.square, params)
+    squares = jax.tree.map(lambda w: jnp.square(wide(w)), params)
     return jax.grad(path_norm if network is None else network)(squares)
 
 

@@ -16,7 +16,7 @@ from enorm_jax.inference import movement as _movement
 from enorm_jax.inference import reductions as _reductions
 from enorm_jax.inference import writing as _writing
 from enorm_jax.inference.checking import check as check
-from enorm_jax.inference.checking import dtype_of, require_numbers
+from enorm_jax.inference.checking import dtype_of
 from enorm_jax.inference.collect import collect
 from enorm_jax.inference.interpret import Trace
 from enorm_jax.inference.report import explain as explain
@@ -71,8 +71,6 @@ def infer_groups(
       Stock et al., `Equi-normalization of Neural Networks
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019, for the groups of skip connections.
     """
-    if check:
-        require_numbers(params, *inputs)
     closed = jax.make_jaxpr(apply_fn)(params, *inputs)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [jax.tree_util.keystr(path) for path, _ in leaves]

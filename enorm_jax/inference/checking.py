@@ -51,7 +51,7 @@ def check(
       >>> check(apply, params, groups, jnp.ones((1, 2))).checked
       True
     """
-    require_numbers(params, *inputs)
+    _require_numbers(params, *inputs)
     rng = np.random.default_rng(seed)
     params = _without_zeros(params, rng)
     outputs = jax.jit(lambda params: apply_fn(params, *inputs))
@@ -71,7 +71,7 @@ def check(
     )
 
 
-def require_numbers(*trees: Any) -> None:
+def _require_numbers(*trees: Any) -> None:
     """Raises where there is nothing to compute with.
 
     Args:

@@ -4,7 +4,7 @@ from jax.extend.core import JaxprEqn
 
 from enorm_jax.inference.elementwise import choose
 from enorm_jax.inference.interpret import Trace, rule, shape_of
-from enorm_jax.inference.movement import concat, moved
+from enorm_jax.inference.movement import along_new_axis, taken
 from enorm_jax.inference.values import Fixed, Value
 
 
@@ -35,14 +35,11 @@ def _turn(x: Value, turn: int) -> Value:
     """One turn's part of what is stacked over turns."""
     if isinstance(x, Fixed):
         return Fixed(x.value[turn]) if x.value is not None and x.value.ndim else x
-    return moved(x, lambda ids: ids[min(turn, ids.shape[0] - 1)])
+    return taken(x, turn, 0)
 
 
 def _stack(trace: Trace, values: list[Value], shape: tuple[int, ...]) -> Value:
-    if not values:
-        return Fixed()
-    values = [moved(value, lambda ids: ids[None]) for value in values]
-    return concat(trace, values, [(1, *shape[1:])] * len(values), axis=0)
+    return along_new_axis(trace, values, shape, 0) if values else Fixed()
 
 
 @rule("cond")

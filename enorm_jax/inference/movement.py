@@ -77,13 +77,12 @@ def split(trace: Trace, equation: JaxprEqn, x: Value) -> list[Value]:
 @rule("unstack")
 def unstack(trace: Trace, equation: JaxprEqn, x: Value) -> list[Value]:
     """Cutting along an axis into slices without it."""
-    axis, before = equation.params["axis"], (slice(None),) * equation.params["axis"]
+    return [taken(x, k, equation.params["axis"]) for k in range(len(equation.outvars))]
 
-    def part(ids: np.ndarray, k: int) -> np.ndarray:
-        return _cut(ids, [*before, slice(k, k + 1)]).squeeze(axis)
 
-    parts = range(len(equation.outvars))
-    return [moved(x, functools.partial(part, k=k)) for k in parts]
+def taken(x: Value, k: int, axis: int) -> Value:
+    """The value at one place along an axis."""
+    return moved(x, lambda ids: ids.take(min(k, ids.shape[axis] - 1), axis))
 
 
 @rule("tile")
@@ -113,7 +112,11 @@ def concatenate(trace: Trace, equation: JaxprEqn, *parts: Value) -> Value:
 @rule("stack")
 def stack(trace: Trace, equation: JaxprEqn, *parts: Value) -> Value:
     """Joining along a new axis."""
-    axis, shape = equation.params["axis"], shape_of(equation.outvars[0])
+    return along_new_axis(trace, parts, shape_of(equation.outvars[0]), equation.params["axis"])
+
+
+def along_new_axis(trace: Trace, parts: Sequence[Value], shape: Sequence[int], axis: int) -> Value:
+    """Values of one shape joined along a new axis of an array of the given shape."""
     raised = [moved(part, lambda ids: np.expand_dims(ids, axis)) for part in parts]
     sizes = [(*shape[:axis], 1, *shape[axis + 1 :])] * len(parts)
     return concat(trace, raised, sizes, axis)
@@ -180,15 +183,23 @@ def pad(trace: Trace, equation: JaxprEqn, x: Value, padding: Value) -> Value:
 def dynamic_slice(trace: Trace, equation: JaxprEqn, x: Value, *starts: Value) -> Value:
     """Slicing from computed indices: not known, they may be any."""
     shape, sizes = shape_of(equation.invars[0]), equation.params["slice_sizes"]
-    known = [int(s.value) for s in starts if isinstance(s, Fixed) and s.value is not None]
-    if len(known) == len(shape):
-        firsts = np.clip(known, 0, np.subtract(shape, sizes)).tolist()
-        slices = [slice(first, first + n) for first, n in zip(firsts, sizes, strict=True)]
+    if (slices := known_slices(starts, shape, sizes)) is not None:
         return moved(x, lambda ids: _cut(ids, slices))
     trace.because("slice at an unknown place")
     trace.pin(*starts)
     partial = [axis for axis, n in enumerate(sizes) if n != shape[axis]]
     return Scaled(_any_of(trace, x, len(shape), partial))
+
+
+def known_slices(
+    starts: Sequence[Value], shape: Sequence[int], sizes: Sequence[int]
+) -> tuple[slice, ...] | None:
+    """The slices of given sizes from computed indices on, which stay inside; None if unknown."""
+    known = [int(s.value) for s in starts if isinstance(s, Fixed) and s.value is not None]
+    if len(known) < len(starts):
+        return None
+    firsts = np.clip(known, 0, np.subtract(shape, sizes)).tolist()
+    return tuple(slice(first, first + n) for first, n in zip(firsts, sizes, strict=True))
 
 
 @rule("gather")

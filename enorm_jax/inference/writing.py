@@ -1,7 +1,6 @@
 """Rules of writing at indices: what is written, added or compared somewhere shares units there."""
 
 import math
-from typing import Any
 
 import numpy as np
 from jax.extend.core import JaxprEqn
@@ -9,7 +8,7 @@ from jax.lax import GatherDimensionNumbers
 
 from enorm_jax.inference import values
 from enorm_jax.inference.interpret import Trace, rule, shape_of
-from enorm_jax.inference.movement import gathered
+from enorm_jax.inference.movement import gathered, known_slices
 from enorm_jax.inference.values import Fixed, Scaled, Value, compact
 
 
@@ -21,10 +20,7 @@ def scatter(trace: Trace, equation: JaxprEqn, x: Value, indices: Value, updates:
     gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [axis for axis in range(len(shape)) if axis not in gone]
     window = dict(zip(kept, numbers.update_window_dims, strict=True))
-    if not isinstance(indices, Fixed):
-        trace.because("indexing with an activation")
-        trace.pin(indices)
-    elif indices.value is not None:
+    if isinstance(indices, Fixed) and indices.value is not None:
         at = np.broadcast_to(indices.value, shape_of(equation.invars[1]))
         transposed = {
             "dimension_numbers": GatherDimensionNumbers(
@@ -40,7 +36,9 @@ def scatter(trace: Trace, equation: JaxprEqn, x: Value, indices: Value, updates:
             "mode": equation.params["mode"],
         }
         return _written(trace, equation, x, updates, gathered(_places(shape), at, transposed, -1))
-    return _anywhere(trace, equation, x, updates, window, equation.invars[2])
+    trace.because("indexing with an activation")
+    trace.pin(indices)
+    return _anywhere(trace, equation, x, updates, sizes, window)
 
 
 @rule("dynamic_update_slice")
@@ -49,15 +47,12 @@ def dynamic_update_slice(
 ) -> Value:
     """Writing from computed indices on, as into a cache."""
     shape, sizes = (shape_of(equation.invars[k]) for k in (0, 1))
-    known = [int(s.value) for s in starts if isinstance(s, Fixed) and s.value is not None]
-    if len(known) == len(shape):
-        firsts = np.clip(known, 0, np.subtract(shape, sizes)).tolist()
-        slices = tuple(slice(first, first + n) for first, n in zip(firsts, sizes, strict=True))
+    if (slices := known_slices(starts, shape, sizes)) is not None:
         return _written(trace, equation, x, updates, _places(shape)[slices])
     trace.because("writing at an unknown place")
     trace.pin(*starts)
     window = {axis: axis for axis in range(len(shape))}
-    return _anywhere(trace, equation, x, updates, window, equation.invars[1])
+    return _anywhere(trace, equation, x, updates, sizes, window)
 
 
 def _places(shape: tuple[int, ...]) -> np.ndarray:
@@ -79,13 +74,13 @@ def _written(
 
     def full(value: Value, shape: tuple[int, ...]) -> np.ndarray:
         if _neutral(equation, value):
-            return trace.units.fresh(shape)
-        return np.broadcast_to(trace.ids(value, len(shape)), shape).ravel()
+            return trace.units.fresh([math.prod(shape)])
+        return np.broadcast_to(trace.ids(value, len(shape)), shape).flatten()
 
     shape = shape_of(equation.outvars[0])
+    ids, new = full(x, shape), full(updates, places.shape)
     inside = places.ravel() >= 0
-    ids, new = full(x, shape).flatten(), full(updates, places.shape).ravel()[inside]
-    at = places.ravel()[inside]
+    at, new = places.ravel()[inside], new[inside]
     trace.because("writing over or beside it")
     if equation.primitive.name in ("scatter", "dynamic_update_slice"):
         ids[at] = new
@@ -94,16 +89,21 @@ def _written(
 
 
 def _anywhere(
-    trace: Trace, equation: JaxprEqn, x: Value, updates: Value, window: dict[int, int], written: Any
+    trace: Trace,
+    equation: JaxprEqn,
+    x: Value,
+    updates: Value,
+    sizes: tuple[int, ...],
+    window: dict[int, int],
 ) -> Value:
-    """Units after writing at places that are not known.
+    """Units after writing updates of given sizes at places that are not known.
 
-    `window` gives x's axes those of updates, whose variable is `written`. An axis that is written
-    whole keeps its units; along the others they become one.
+    `window` gives x's axes those of updates. An axis that is written whole keeps its units; along
+    the others they become one.
     """
     if _neutral(equation, updates):
         return x
-    shape, sizes = shape_of(equation.outvars[0]), shape_of(written)
+    shape = shape_of(equation.outvars[0])
     rank = len(shape)
     whole = [axis for axis, of in window.items() if sizes[of] == shape[axis]]
     trace.because("writing at unknown places")
