@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.norms import BatchNorm
+from enorm_jax.norms import AxisName, BatchNorm, batch_mean
 from enorm_jax.scaling import wide
 
 EPSILON = 1e-5
@@ -106,6 +106,7 @@ class EstimatedBatchNorm(nn.Module):
       train: whether to update the estimates.
       momentum: r, weight of the new batch in the estimates.
       epsilon: added to the variance.
+      axis_name: as in `BatchNorm`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -124,6 +125,7 @@ class EstimatedBatchNorm(nn.Module):
     train: bool
     momentum: float = 0.1
     epsilon: float = EPSILON
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -144,8 +146,8 @@ class EstimatedBatchNorm(nn.Module):
         if self.train and not self.is_initializing():
             seen = jax.lax.stop_gradient(wide(x))
             deviation = seen - running_mean.value[None, :]
-            self._update(running_mean, seen.mean(0))
-            self._update(running_var, (deviation * deviation).mean(0))
+            self._update(running_mean, batch_mean(seen, self.axis_name))
+            self._update(running_var, batch_mean(deviation * deviation, self.axis_name))
         gain = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
         y = (x - running_mean.value[None, :]) * gain[None, :] + bias[None, :]
         return y.reshape(shape)
@@ -168,6 +170,7 @@ class BatchChannelNorm(nn.Module):
       micro_batch: whether running estimates normalize in training too (`EstimatedBatchNorm`), for
         batches too small for statistics of their own (`BatchNorm`).
       momentum: weight of the new batch in the running estimates.
+      axis_name: as in `BatchNorm`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -186,6 +189,7 @@ class BatchChannelNorm(nn.Module):
     groups: int
     micro_batch: bool = False
     momentum: float = 0.1
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -202,7 +206,9 @@ class BatchChannelNorm(nn.Module):
             on and `micro_batch` is False.
         """
         batch = EstimatedBatchNorm if self.micro_batch else BatchNorm
-        x = batch(train=self.train, momentum=self.momentum, name="batch")(x)
+        x = batch(train=self.train, momentum=self.momentum, axis_name=self.axis_name, name="batch")(
+            x
+        )
         return _channel(self.groups, "channel")(x)
 
 

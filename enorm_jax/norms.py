@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from enorm_jax.scaling import wide
 
+AxisName = str | tuple[str, ...] | None
+
 
 class BatchNorm(nn.Module):
     r"""Batch normalization with torch's semantics.
@@ -20,12 +22,15 @@ class BatchNorm(nn.Module):
     by ``momentum`` towards the batch's mean and *unbiased* variance. Otherwise the running
     estimates normalize. Flax's own BatchNorm keeps the biased variance, and its momentum is
     one minus torch's. Of a batch that is sharded under `jax.jit`, statistics are those of the
-    whole; inside `jax.shard_map` and `jax.pmap`, of each device's share.
+    whole; inside `jax.shard_map` and `jax.pmap`, of each device's share, unless `axis_name` says
+    along which axis the shares lie.
 
     Attributes:
       train: whether to use the batch's statistics and update the running ones.
       momentum: weight of the new batch in the running estimates.
       epsilon: added to the variance.
+      axis_name: of the axis, or axes, of `jax.shard_map`, `jax.pmap` or `jax.vmap` along which the
+        batch is shared out, all shares of one size: statistics are then those of the whole.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -43,6 +48,7 @@ class BatchNorm(nn.Module):
     train: bool
     momentum: float = 0.1
     epsilon: float = 1e-5
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -63,11 +69,13 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (units,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (units,))
         if self.train:
-            n = x.size // units
-            y, mean, var = normalize(x.reshape(n, units), scale, bias, self.epsilon)
+            axis_name = None if self.is_initializing() else self.axis_name
+            flat = x.reshape(-1, units)
+            y, mean, var = normalize(flat, scale, bias, self.epsilon, axis_name)
             if not self.is_initializing():
+                shares = jax.lax.psum(1, axis_name) if axis_name else 1
                 self._update(running_mean, mean)
-                self._update(running_var, var * unbiased(n))
+                self._update(running_var, var * unbiased(shares * len(flat)))
             return y.reshape(x.shape)
         gain = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
         vectors = running_mean.value, gain, bias
@@ -79,7 +87,11 @@ class BatchNorm(nn.Module):
 
 
 def normalize(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis_name: AxisName = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     r"""Normalizes each unit by the batch's own mean and variance.
 
@@ -98,6 +110,7 @@ def normalize(
       scale: γ, (units,).
       bias: β, (units,).
       epsilon: added to the variance.
+      axis_name: as in `BatchNorm`.
 
     Returns:
       y of x's shape, and the batch's mean and (biased) variance, (units,), in float32 at least.
@@ -112,39 +125,62 @@ def normalize(
     Reference:
       Ioffe and Szegedy, `Batch Normalization <https://arxiv.org/abs/1502.03167>`_, ICML 2015.
     """
-    y, mean, var = _normalize(wide(x), wide(scale), wide(bias), epsilon)
+    y, mean, var = _normalize(wide(x), wide(scale), wide(bias), epsilon, axis_name)
     return y.astype(jnp.result_type(x, scale, bias)), mean, var
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _normalize(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: AxisName
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return _normalized(x, scale, bias, epsilon)
+    return _normalized(x, scale, bias, epsilon, axis_name)
 
 
 def _normalized(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: AxisName
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    mean = jnp.mean(x, axis=0)
+    mean = batch_mean(x, axis_name)
     centred = x - mean[None, :]
-    var = jnp.mean(centred * centred, axis=0)
+    var = batch_mean(centred * centred, axis_name)
     gain = jax.lax.rsqrt(var + epsilon) * scale
     return centred * gain[None, :] + bias[None, :], mean, var
 
 
+def batch_mean(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    r"""The mean of a batch, of which each device may hold a share.
+
+    .. math:: \frac1n \sum_i x_i
+
+    Args:
+      x: (batch, ...), or an equal share of it.
+      axis_name: as in `BatchNorm`.
+
+    Returns:
+      Array without x's first axis.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from enorm_jax.norms import batch_mean
+      >>> shares = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> jax.vmap(lambda x: batch_mean(x, "device"), axis_name="device")(shares).tolist()
+      [2.5, 2.5]
+    """
+    mean = jnp.mean(x, axis=0)
+    return jax.lax.pmean(mean, axis_name) if axis_name else mean
+
+
 @_normalize.defjvp
-def _normalize_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
+def _normalize_jvp(epsilon: float, axis_name: AxisName, primals: Any, tangents: Any) -> Any:
     x, scale, bias = primals
     dx, dscale, dbias = tangents
     # Not `_normalize`, whose mean and variance would have no derivative in this one's derivative.
-    y, mean, var = _normalized(x, scale, bias, epsilon)
+    y, mean, var = _normalized(x, scale, bias, epsilon, axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
     gain = inverse * scale
     normal = (x - mean[None, :]) * inverse[None, :]
     # Transposed, each of the two broadcasts is the one sum of its kind.
-    shift = dbias - gain * jnp.mean(dx, axis=0)
-    slope = dscale - gain * jnp.mean(normal * dx, axis=0)
+    shift = dbias - gain * batch_mean(dx, axis_name)
+    slope = dscale - gain * batch_mean(normal * dx, axis_name)
     dy = gain[None, :] * dx + shift[None, :] + normal * slope[None, :]
     return (y, mean, var), (dy, jnp.zeros_like(mean), jnp.zeros_like(var))
 

@@ -111,6 +111,7 @@ TWO = """
 import jax, numpy as np
 from enorm_jax.convolution import CONVOLUTIONS
 from enorm_jax.layers import matmul_bfloat16
+from enorm_jax.norms import normalize
 P, key = jax.P, jax.random.key(0)
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("shares",))
 assert mesh.size == 2
@@ -126,6 +127,15 @@ for product, *shapes in cases:
     shared = jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=specs)
     for found, want in zip(jax.jit(shared)(x, w), gradient(x, w)):
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+def batch_norm(axis_name):
+    def loss(x, scale, bias):
+        return jax.numpy.tanh(normalize(x, scale, bias, 1e-5, axis_name)[0]).sum()
+    return jax.grad(loss, (0, 1, 2))
+x, scale, bias = (jax.random.normal(key, shape) for shape in [(8, 3), (3,), (3,)])
+specs = P("shares"), P(), P()
+shared = jax.shard_map(batch_norm("shares"), mesh=mesh, in_specs=specs, out_specs=specs)
+for found, want in zip(jax.jit(shared)(x, scale, bias), batch_norm(None)(x, scale, bias)):
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
 print("same")
 """
 

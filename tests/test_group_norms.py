@@ -113,6 +113,40 @@ def test_no_gradient_passes_through_the_estimates(rng):
     chex.assert_trees_all_close(y, fixed.apply(variables | new, x))
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [
+        BatchNorm(train=True, axis_name="share"),
+        BatchChannelNorm(train=True, groups=2, axis_name="share"),
+        BatchChannelNorm(train=True, groups=2, micro_batch=True, axis_name="share"),
+    ],
+    ids=["bn", "bcn", "bcn-micro"],
+)
+def test_shares_of_a_batch_are_normalized_as_the_whole(norm, rng):
+    """By its statistics, running ones and gradients too; a share may hold one example."""
+    x = jnp.float32(rng.normal(3, 2, (5, 6)))
+    variables = started(norm, x)
+
+    def loss(norm, shares, params):
+        def of_share(x):
+            filled = variables | {"params": params}
+            y, new = norm.apply(filled, x, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y)), (y, new)
+
+        losses, (y, new) = jax.vmap(of_share, axis_name="share")(shares)
+        return jnp.sum(losses), (y.reshape(x.shape), jax.tree.map(lambda v: v[0], new))
+
+    def found(norm, shares):
+        gradient = jax.grad(loss, argnums=(1, 2), has_aux=True)
+        (of_x, of_params), aux = gradient(norm, shares, variables["params"])
+        return of_x.reshape(x.shape), of_params, aux
+
+    alone = norm.clone(axis_name=None)
+    chex.assert_trees_all_close(
+        found(norm, x[:, None]), found(alone, x[None]), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_a_batch_of_one_needs_the_estimates():
     x = jnp.ones((1, 4))
     variables = BatchChannelNorm(train=False, groups=2).init(jax.random.key(0), x)
