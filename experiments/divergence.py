@@ -123,7 +123,7 @@ def cells(args: Any) -> list[Cell]:
 
 def report(wanted: Sequence[Cell], out: Folder) -> Table:
     """What became of the points."""
-    table = Table("point", "diverged", "at step", "restarted", "guessing", "accuracy (%)")
+    table = Table("point", "diverged", "at step", "restarted", "loss of guessing", "accuracy (%)")
     results = read_results(out)
     for cell in wanted:
         same = most_restarted_last(result for result in results if same_setting(cell, result))
