@@ -137,7 +137,7 @@ def test_shares_of_a_batch_are_normalized_as_the_whole(norm, rng):
         return jnp.sum(losses), (y.reshape(x.shape), jax.tree.map(lambda v: v[0], new))
 
     def found(norm, shares):
-        gradient = jax.grad(loss, argnums=(1, 2), has_aux=True)
+        gradient = jax.jit(jax.grad(loss, argnums=(1, 2), has_aux=True), static_argnums=0)
         (of_x, of_params), aux = gradient(norm, shares, variables["params"])
         return of_x.reshape(x.shape), of_params, aux
 

@@ -80,13 +80,14 @@ def test_first_and_second_derivatives_are_those_of_the_equation(rng):
         ours, naive = of(lambda *args: normalize(*args, 1e-5)[0]), of(equation)
         for derivative in (jax.grad, jax.hessian):
             for found, want in zip(
-                jax.tree.leaves(derivative(ours, (0, 1, 2))(*args)),
-                jax.tree.leaves(derivative(naive, (0, 1, 2))(*args)),
+                jax.tree.leaves(jax.jit(derivative(ours, (0, 1, 2)))(*args)),
+                jax.tree.leaves(jax.jit(derivative(naive, (0, 1, 2)))(*args)),
                 strict=True,
             ):
                 np.testing.assert_allclose(found, want, rtol=1e-9, atol=1e-11)
-        mixed = jax.jacrev(jax.grad(ours))(*args)
-        np.testing.assert_allclose(mixed, jax.hessian(naive)(*args), rtol=1e-9, atol=1e-11)
+        mixed = jax.jit(jax.jacrev(jax.grad(ours)))(*args)
+        want = jax.jit(jax.hessian(naive))(*args)
+        np.testing.assert_allclose(mixed, want, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(
