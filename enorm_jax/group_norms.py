@@ -205,11 +205,11 @@ class BatchChannelNorm(nn.Module):
           ValueError: if the groups do not divide the units, or there is one example only to train
             on and `micro_batch` is False.
         """
-        batch = EstimatedBatchNorm if self.micro_batch else BatchNorm
-        x = batch(train=self.train, momentum=self.momentum, axis_name=self.axis_name, name="batch")(
-            x
+        norm = EstimatedBatchNorm if self.micro_batch else BatchNorm
+        batch = norm(
+            train=self.train, momentum=self.momentum, axis_name=self.axis_name, name="batch"
         )
-        return _channel(self.groups, "channel")(x)
+        return _channel(self.groups, "channel")(batch(x))
 
 
 @functools.cache

@@ -6,10 +6,10 @@
 trains every point of a grid for one epoch at its first rate, which is how the study's runs of 60
 epochs start. `bias`: ENorm with biases, one seed, 140 points, some 40 minutes on one core.
 `seeds`: no bias, 20 seeds, ENorm at p = 13, 15, 17, 19 and the baseline at 13 and 19, three rates,
-each diverged seed started again once; some 90 minutes. `softmax`: with a softmax before the loss,
-20 seeds at p = 19 and rate 0.1, without bias and with; some 20 minutes. Stopped at any moment, the
-same command goes on. Every point leaves a JSON file in --out; `figures/divergence_boundary.py` and
-`figures/divergence_seeds.py` draw them.
+each diverged seed started again once; 18 points of ten to fifteen minutes on one core. `softmax`:
+with a softmax before the loss, 20 seeds at p = 19 and rate 0.1, without bias and with; three such
+points. Stopped at any moment, the same command goes on. Every point leaves a JSON file in --out;
+`figures/divergence_boundary.py` and `figures/divergence_seeds.py` draw them.
 """
 
 import dataclasses
