@@ -11,7 +11,7 @@ from typing import Any
 from enorm_jax.cell import SEED_LIMIT
 from enorm_jax.errors import InputError
 from enorm_jax.executors import ENGINES
-from enorm_jax.methods import METHODS, STUDY, make_method
+from enorm_jax.methods import METHODS, ORIGINAL, STUDY, make_method
 from enorm_jax.storage import Folder, as_folder
 
 
@@ -194,7 +194,7 @@ def positive_ints(text: str) -> tuple[int, ...]:
 
 
 def methods(text: str) -> tuple[str, ...]:
-    """Parses comma-separated names of methods, ``study`` or ``all``.
+    """Parses comma-separated names of methods, ``study``, ``original`` or ``all``.
 
     Args:
       text: what the user wrote.
@@ -210,7 +210,7 @@ def methods(text: str) -> tuple[str, ...]:
       >>> methods("study"), methods("ws+gn")
       (('baseline', 'bn', 'enorm', 'enorm+bn'), ('ws+gn',))
     """
-    several = {"study": STUDY, "all": tuple(METHODS)}
+    several = {"study": STUDY, "original": ORIGINAL, "all": tuple(METHODS)}
     names = [name for part in text.split(",") for name in several.get(part, (part,))]
     for name in names:
         try:

@@ -2,8 +2,9 @@
 
 import collections
 import io
+import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -142,15 +143,18 @@ def _panel(
     axis: Axes, results: list[Result], bias: bool, sources: Sequence[str], cut: float
 ) -> None:
     depths = {result["depth"] for result in results}
+    trained = sorted(depths)
     precisions = {result["precision"] for result in results}
     mixed = {"precision"} if len(precisions) > 1 else set()
     notes: list[Note] = []
-    for method in in_order(result["method"] for result in results):
+    methods = in_order(result["method"] for result in results)
+    for method, shift in zip(methods, _shifts(len(methods), trained), strict=True):
         own = [result for result in results if result["method"] == method]
+        places = {depth: depth + shift for depth in trained}
         for number, (suffix, series) in enumerate(_series(own, mixed)):
-            notes += _draw_series(axis, method, suffix, series, number, cut)
+            notes += _draw_series(axis, method, suffix, series, places, number, cut)
         for source in sources if own[0]["dataset"] == "cifar10" else ():
-            points, lost = _draw_published(axis, source, method, bias)
+            points, lost = _draw_published(axis, source, method, bias, shift)
             depths |= points
             notes += lost
     _draw_notes(axis, notes)
@@ -162,6 +166,14 @@ def _panel(
     )
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+
+
+def _shifts(methods: int, depths: Sequence[int]) -> list[float]:
+    """How far beside its depth each method is drawn: more than four would hide each other."""
+    if methods <= 4:
+        return [0.0] * methods
+    room = 0.7 * min((after - p for p, after in itertools.pairwise(depths)), default=2)
+    return [room * ((number + 0.5) / methods - 0.5) for number in range(methods)]
 
 
 def _width(results: Sequence[Result]) -> int | None:
@@ -198,9 +210,18 @@ def _series(
 
 
 def _draw_series(
-    axis: Axes, method: str, suffix: str, results: Sequence[Result], number: int, cut: float
+    axis: Axes,
+    method: str,
+    suffix: str,
+    results: Sequence[Result],
+    places: Mapping[int, float],
+    number: int,
+    cut: float,
 ) -> list[Note]:
-    """Draws the runs from `cut` on; returns notes of the others, and of those that diverged."""
+    """Draws the runs from `cut` on; returns notes of the others, and of those that diverged.
+
+    `places` says where each depth lies. The line is broken where one lacks such runs.
+    """
     accuracies, diverged = pooled(results)
     shown = {p: [value for value in accuracies[p] if value >= cut] for p in sorted(accuracies)}
     shown = {depth: values for depth, values in shown.items() if values}
@@ -213,9 +234,9 @@ def _draw_series(
         else "all diverged"
     )
     name = ", ".join(part for part in (make_method(method).label, suffix) if part)
-    summary = [interval(values) for values in shown.values()]
+    summary = [interval(shown[p]) if p in shown else (math.nan, None) for p in places]
     axis.errorbar(
-        list(shown),
+        list(places.values()),
         [mean for mean, _ in summary],
         yerr=[math.nan if half is None else half for _, half in summary],
         capsize=3,
@@ -235,7 +256,7 @@ def _draw_series(
 
 
 def _draw_published(
-    axis: Axes, source: str, method: str, bias: bool
+    axis: Axes, source: str, method: str, bias: bool, shift: float
 ) -> tuple[set[int], list[Note]]:
     """Draws the published points of a method; returns their depths, and notes of those lost."""
     points = published.accuracies(source, method, bias)
@@ -244,7 +265,7 @@ def _draw_published(
     style, name = STYLES[method], make_method(method).label
     who = "published" if source == "study" else "original paper"
     axis.plot(
-        list(points),
+        [depth + shift for depth in points],
         list(points.values()),
         color=style["color"],
         marker=style["marker"],

@@ -1,7 +1,7 @@
 """Which learning rate a method trains with: the study's, or one that `lr_search.py` found."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,27 @@ def read_winners(path: Path) -> list[Winner]:
     return winners
 
 
+def nearest_winner(setting: Mapping[str, Any], winners: Sequence[Winner]) -> Winner | None:
+    """The winner for a method and setting at the nearest depth, the deeper of two.
+
+    Args:
+      setting: ``depth`` and `SETTING`, as a cell's settings or its result have them.
+      winners: as `read_winners` gives them.
+
+    Returns:
+      Its entry; None if nothing was searched at this setting.
+
+    Example:
+      >>> from enorm_jax.rates import SETTING, nearest_winner
+      >>> setting = dict.fromkeys(SETTING, "as published") | {"depth": 5}
+      >>> winners = [setting | {"depth": depth, "learning_rate": 0.1} for depth in (1, 7, 13)]
+      >>> nearest_winner(setting, winners)["depth"]
+      7
+    """
+    known = [w for w in winners if all(w[name] == setting[name] for name in SETTING)]
+    return min(known, key=lambda w: (abs(w["depth"] - setting["depth"]), -w["depth"]), default=None)
+
+
 def learning_rate(cell: Cell, winners: Sequence[Winner], *, tuned: bool) -> float:
     """The rate for a cell's method, depth and setting.
 
@@ -51,7 +72,7 @@ def learning_rate(cell: Cell, winners: Sequence[Winner], *, tuned: bool) -> floa
       tuned: whether to take the found rate where the study has one too.
 
     Returns:
-      The study's rate, or the winner's at the nearest depth, the larger of two.
+      The study's rate, or the winner's at the nearest depth, the deeper of two.
 
     Raises:
       InputError: if there is neither, or all rates diverged at the nearest depth.
@@ -63,15 +84,13 @@ def learning_rate(cell: Cell, winners: Sequence[Winner], *, tuned: bool) -> floa
     """
     if not tuned and published.has_rates(cell.method):
         return published.learning_rate(cell.method, cell.depth)
-    setting = cell.settings()
-    known = [w for w in winners if all(w[name] == setting[name] for name in SETTING)]
+    near = nearest_winner(cell.settings(), winners)
     what = f"{cell.method!r}{' with bias' if cell.bias else ''} on {cell.dataset}"
-    if not known:
+    if near is None:
         raise InputError(
             f"no learning rate known for {what} at these settings: give --lr, or search for one "
             "with experiments/lr_search.py"
         )
-    near = min(known, key=lambda w: (abs(w["depth"] - cell.depth), -w["depth"]))
     if near["learning_rate"] is None:
         raise InputError(
             f"all rates of the search diverged for {what} at p = {near['depth']}: give --lr, or "

@@ -51,7 +51,10 @@ def parser() -> cli.Parser:
         help="depth at which seeds, workers and PyTorch are timed too",
     )  # fmt: skip
     p.add_argument(
-        "--methods", type=parse.methods, default=STUDY, help="comma-separated names, study or all"
+        "--methods",
+        type=parse.methods,
+        default=STUDY,
+        help="comma-separated names, study, original or all",
     )
     p.add_argument("--rounds", type=parse.positive_int, default=5)
     p.add_argument("--dataset", choices=["cifar10", "digits"], default="cifar10")

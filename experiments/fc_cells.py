@@ -63,8 +63,9 @@ def network_arguments(p: cli.Parser, depths: str) -> None:
         nargs="+",
         action=cli.Joined,
         required=True,
-        help=f"one or several of {', '.join(METHODS)}; study for the four of the study, or all; "
-        "other combinations of their parts work where they make sense",
+        help=f"one or several of {', '.join(METHODS)}; study for the four of the study, "
+        "original for the seven of the original paper, or all; other combinations of their parts "
+        "work where they make sense",
     )
     p.add_argument(
         "--depths",

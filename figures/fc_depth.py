@@ -10,16 +10,19 @@ import collections
 from pathlib import Path
 from typing import Any
 
-from enorm_jax import cli, parse
+from enorm_jax import cli, parse, published
+from enorm_jax.cell import LATER
 from enorm_jax.errors import InputError
 from enorm_jax.layers import PRECISIONS
-from enorm_jax.methods import METHODS, STUDY, in_order
+from enorm_jax.methods import METHODS, ORIGINAL, STUDY, in_order
 from enorm_jax.plotting import accuracy_over_depth
+from enorm_jax.rates import nearest_winner, read_winners
 from enorm_jax.results import read_results
 from enorm_jax.storage import check_writable
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "experiments" / "results"
+EXPERIMENTS = HERE.parent / "experiments"
+RESULTS = EXPERIMENTS / "results"
 
 
 def most_runs(name: str, cells: list[dict[str, Any]]) -> Any:
@@ -42,6 +45,19 @@ def of_precision(cells: list[dict[str, Any]], precision: str | None) -> list[dic
     return chosen
 
 
+def at_default_rates(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cells at the published rates, or for a method without, at those that were searched."""
+    winners = read_winners(EXPERIMENTS / "learning_rates.json")
+
+    def rate(cell: dict[str, Any]) -> float | None:
+        if published.has_rates(cell["method"]):
+            return published.learning_rate(cell["method"], cell["depth"])
+        near = nearest_winner(LATER | cell, winners)
+        return None if near is None else near["learning_rate"]
+
+    return [cell for cell in cells if cell["learning_rate"] == rate(cell)]
+
+
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
@@ -62,8 +78,14 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--method", type=parse.methods, nargs="+", action=cli.Joined, default="study",
-        help="study, all or their names; others than the study's go to a figure of their own",
+        help="study, original (seven), all, or their names; others than the study's go to a figure "
+        "of their own",
     )  # fmt: skip
+    parser.add_argument(
+        "--default-rates", action="store_true",
+        help="leave out cells at other learning rates than fc_sweep.py takes without --lr",
+    )  # fmt: skip
+    parser.add_argument("--without-bias", action="store_true", help="draw no networks with bias")
     args = parser.parse_args()
     sources = ("study", "original") if args.published == "both" else (args.published,)
     out = args.out or (args.results if args.results != RESULTS else HERE)
@@ -74,7 +96,14 @@ def main() -> None:
     cells = [cell for cell in cells if cell["method"] in args.method]
     if not cells:
         raise InputError(f"{args.results} holds no cell of {', '.join(args.method)}: give others")
-    short = {STUDY: "", tuple(METHODS): "_all"}
+    if args.without_bias:
+        cells = [cell for cell in cells if not cell["bias"]]
+    if args.default_rates:
+        cells = at_default_rates(cells)
+    if not cells:
+        flags = ["--without-bias"] * args.without_bias + ["--default-rates"] * args.default_rates
+        raise InputError(f"{args.results}: no cell passes {' and '.join(flags)}: leave it out")
+    short = {STUDY: "", tuple(in_order(ORIGINAL)): "_seven", tuple(METHODS): "_all"}
     ordered = in_order(args.method)
     names = short.get(tuple(ordered), "_" + "_".join(ordered))
     names += "" if args.published == "study" else f"_{args.published}"

@@ -2,12 +2,15 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
-from enorm_jax import published
-from enorm_jax.methods import METHODS
+from enorm_jax import plotting, published
+from enorm_jax.methods import METHODS, ORIGINAL, STUDY
 from enorm_jax.plotting import STYLES, accuracy_over_depth
 from enorm_jax.results import pooled
+from made_up_cells import cell
+from verdicts.runs import Setting
 
 
 def result(method="enorm", depth=1, accuracy=(54.0,), seeds=None, **settings):
@@ -19,6 +22,20 @@ def result(method="enorm", depth=1, accuracy=(54.0,), seeds=None, **settings):
     return base | settings | {
         "method": method, "depth": depth, "test_accuracy": list(accuracy), "seeds": seeds,
     }  # fmt: skip
+
+
+def drawn(results, monkeypatch):
+    """By label what is drawn: where it lies along the depths, and how high."""
+    figures = []
+    monkeypatch.setattr(plotting, "save", lambda figure, stem: figures.append(figure))
+    accuracy_over_depth(results, None)
+    (axis,) = figures[0].axes
+    lines = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    found = {
+        label: getattr(line, "lines", [line])[0].get_xydata().T for label, line in lines.items()
+    }
+    plotting.plt.close(figures[0])
+    return found
 
 
 def test_every_method_has_its_own_look():
@@ -69,6 +86,53 @@ def test_runs_that_learn_nothing_are_noted_and_leave_the_others_their_room(tmp_p
     for text in texts:
         numbers = map(float, re.findall(r"<!-- ([\d.]+) -->", text))
         assert min(number for number in numbers if number > 19) > 45  # depths end at 19
+
+
+def test_a_line_is_broken_where_a_depth_lacks_runs(monkeypatch):
+    trained = [result("bn", p, [53.0]) for p in (1, 3, 5, 7)]
+    gaps = [result("enorm", 1, [54.0]), result("enorm", 3, [10.0]), result("enorm", 7, [55.0])]
+    lines = drawn([*trained, *gaps], monkeypatch)
+    np.testing.assert_array_equal(lines["BN, n = 1"], [[1, 3, 5, 7], [53] * 4])
+    broken = [54, math.nan, math.nan, 55]
+    np.testing.assert_array_equal(lines["ENorm, n = 1"], [[1, 3, 5, 7], broken])
+
+
+def test_methods_that_would_hide_each_other_stand_side_by_side(monkeypatch):
+    def places(methods, depths):
+        lines = drawn([result(name, p) for name in methods for p in depths], monkeypatch)
+        ours = [line[0] for label, line in lines.items() if "published" not in label]
+        return np.array(ours), lines
+
+    assert (places(STUDY, (1, 3))[0] == [1, 3]).all()
+    for depths in ((1, 3), (1, 2), (5,)):
+        at, lines = places(ORIGINAL, depths)
+        beside = at - depths
+        assert len(np.unique(at.round(6))) == at.size == 7 * len(depths)
+        assert np.ptp(beside) < min(np.diff(depths), default=2)
+        np.testing.assert_allclose(beside.mean(), 0, atol=1e-9)
+        np.testing.assert_allclose(lines["BN, published, n = 1"][0][0] - 1, beside[1, 0])
+
+
+def test_cells_at_other_rates_and_with_bias_can_be_left_out(run_script, tmp_path):
+    kept = [cell(Setting("gn"), 13, [54.0]), cell(Setting("bn"), 13, [53.0])]
+    others = [kept[0] | {"learning_rate": 0.03}, kept[1] | {"learning_rate": 0.02},
+              kept[1] | {"bias": True}]  # fmt: skip
+    for number, content in enumerate([*kept, *others]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content))
+    draw = ["figures/fc_depth.py", tmp_path, "--method", "original", "--default-rates"]
+    assert run_script(*draw, "--without-bias")[0] == 0
+    drawing = (tmp_path / "fc_depth_cifar10_seven.svg").read_text()
+    assert "<!-- GN, n = 1 -->" in drawing
+    assert "<!-- BN, n = 1 -->" in drawing
+    assert "rate 0.0" not in drawing
+    assert "with bias" not in drawing
+    assert run_script(*draw[:-1])[0] == 0
+    assert "rate 0.03" in (tmp_path / "fc_depth_cifar10_seven.svg").read_text()
+    for number in (0, 1):
+        (tmp_path / f"{number}.json").unlink()
+    status, _, err = run_script(*draw, "--without-bias")
+    assert status == 2
+    assert "no cell passes --without-bias and --default-rates" in err
 
 
 def test_notes_of_one_depth_stand_side_by_side(tmp_path):
