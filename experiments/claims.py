@@ -4,8 +4,8 @@
 
 judges the committed cells and writes CLAIMS.md, beside this script, and the README's verdicts and
 results, in a few seconds. Another folder that a sweep wrote can be named; its CLAIMS.md lies in it.
-Cells of what_matters.py, conv_sweep.py, micro_batch.py and mechanisms.py are looked for in its
-folders variants, conv, micro_batch and mechanisms.
+Cells of what_matters.py, conv_sweep.py, micro_batch.py, divergence.py and mechanisms.py are looked
+for in its folders variants, conv, micro_batch, divergence and mechanisms.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from verdicts.store import Store
 
 HERE = Path(__file__).parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
-OTHERS = ("variants", "conv", "micro_batch")
+OTHERS = ("variants", "conv", "micro_batch", "divergence")
 
 
 def written(results: Path) -> dict[Path, str]:

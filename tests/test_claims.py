@@ -83,7 +83,7 @@ def test_every_claim_says_what_is_missing_where_nothing_was_run():
 
 def test_depths_that_lack_runs_are_named():
     found = judge("enorm-baseline", cells(ENORM, 55.0), cells(BASELINE, 53.0, DEPTHS[:1], 1))
-    assert found.reason == "n = 1 at p = 1; no runs at p = 3–19"
+    assert found.reason == "n = 1 at p = 1; runs missing at p = 3–19"
     assert found.missing == "Baseline: 2 runs at p = 3–19, 1 run at p = 1"
 
 

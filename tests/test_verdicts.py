@@ -4,9 +4,18 @@ import pytest
 import scipy.stats
 
 from made_up_cells import LOST, cell, cells, judge
-from verdicts import outcome, readme
-from verdicts.findings import BASELINE, BASELINE_BIAS, BN, BOTH, ENORM, ENORM_BIAS, NOTEBOOK
-from verdicts.intervals import contrast, prediction
+from verdicts import outcome, readme, report
+from verdicts.findings import (
+    BASELINE,
+    BASELINE_BIAS,
+    BN,
+    BOTH,
+    CLAIMS,
+    ENORM,
+    ENORM_BIAS,
+    NOTEBOOK,
+)
+from verdicts.intervals import contrast, prediction, spread
 from verdicts.runs import DEPTHS
 from verdicts.store import Store
 
@@ -20,7 +29,7 @@ def test_precisions_and_settings_are_never_mixed():
     for other in ({name: value} for name, value in changes.items()):
         found = judge("enorm-baseline", cells(ENORM, 55.0, **other), low)
         assert found.verdict == "undecided", other
-        assert found.reason == "no runs at p = 1–19", other
+        assert found.reason == "runs missing at p = 1–19", other
     both = [*cells(ENORM, 55.0, precision="bfloat16"), *cells(BASELINE, 53.0, precision="bfloat16")]
     found = judge("enorm-baseline", low, both)
     assert found.verdict == "holds"
@@ -73,6 +82,56 @@ def test_occasional_divergence_needs_runs_that_were_lost_and_cured():
     assert judge("occasional", fine).reason.startswith("none diverged")
     assert judge("occasional", cells(ENORM, 54.0, DEEP, seeds=4)).verdict == "does not hold"
     assert judge("occasional", once).reason == "10 runs are needed"
+
+
+def test_first_epochs_count_how_often_runs_diverge_and_nothing_else():
+    fine = cells(ENORM, 54.0, DEEP)
+    short = {"experiment": "divergence", "schedule": "constant", "epochs": 1}
+    first = [cell(ENORM, p, [28.0, 29.0, 27.0], restarted=[[], [LOST], []], **short) for p in DEEP]
+    found = judge("occasional", fine, first)
+    assert found.verdict == "holds"
+    assert found.figures.startswith("5 of 25 runs diverged, 5 of them cured")
+    assert found.tables[0].rows[0][-1] == "1 of 3 diverged, 1 cured"
+    dead = cell(ENORM, 19, [28.0, 10.0], restarted=[[], [LOST]], **short)
+    assert judge("occasional", fine, [dead]).verdict == "does not hold"
+    low = cells(BASELINE, 53.0)
+    assert judge("enorm-baseline", first, low).reason == "runs missing at p = 1–19"
+    longer = [one | {"epochs": 2} for one in first]
+    assert judge("occasional", fine, longer).verdict == "undecided"
+
+
+def test_the_spread_of_each_rate_by_itself_is_that_of_its_own_depths():
+    high = {1: [55.0, 55.2], 3: [56.0, 56.4]}  # at the published 0.1, and p = 19 at 0.05
+    store = Store([cell(BOTH, p, runs) for p, runs in (high | {19: [50.0, 54.0]}).items()])
+    assert BOTH.learning_rate(1) == BOTH.learning_rate(3) != BOTH.learning_rate(19)
+
+    def variance(*depths):
+        deviations = [value - sum(of) / 2 for p in depths for of in [runs[p]] for value in of]
+        return sum(d**2 for d in deviations) / len(depths)
+
+    runs = high | {19: [50.0, 54.0]}
+    at = {p: store.at(BOTH, p, "float32") for p in runs}
+    for p in runs:
+        assert spread(store, at[p]).variance == pytest.approx(variance(1, 3, 19))
+        own = spread(store.by_rates(), at[p])
+        assert own.variance == pytest.approx(variance(19) if p == 19 else variance(1, 3))
+        assert own.freedom == (1 if p == 19 else 2)
+    apart = contrast(store.by_rates(), [(1.0, at[1]), (-1.0, at[19])])
+    parts = variance(1, 3) / 2, variance(19) / 2
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2)
+    assert apart.half == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5)
+
+
+def test_what_comes_out_otherwise_with_the_spread_of_each_rate_is_listed():
+    def changed(last):
+        same = [p for p in DEPTHS if BOTH.learning_rate(p) == BOTH.learning_rate(1)]
+        store = Store([*cells(BOTH, 55.0, same), cell(BOTH, 19, last)])
+        outcomes = [(claim, claim.judge(store)) for claim in CLAIMS]
+        text = report.claims_text(store, outcomes, "this folder")
+        return text.partition("figures then")[2].partition("<a id")[0]
+
+    assert "](#both-19) | holds | undecided | p = 9–13 minus p = 19:" in changed([53.5, 54.5])
+    assert "both-19" not in changed([53.95, 54.05])
 
 
 def test_the_interval_is_welchs_where_runs_lie_at_one_depth():
@@ -131,5 +190,5 @@ def test_depths_for_and_against_decide():
 def test_a_search_of_rates_is_no_run_of_the_study():
     search = cell(ENORM, 9, [50.0, 51.0, 52.0, 53.0], seeds=[0, 1], rates=[0.1, 0.01])
     found = judge("enorm-baseline", [search], cells(BASELINE, 53.0))
-    assert found.reason == "no runs at p = 1–19"
+    assert found.reason == "runs missing at p = 1–19"
     assert judge("bfloat16", [search]).figures == "no pairs"

@@ -16,7 +16,7 @@ from verdicts.outcome import (
     reason,
     tally,
 )
-from verdicts.runs import CHANCE, LEARNED, Run, Runs, Setting
+from verdicts.runs import CHANCE, EPOCHS, LEARNED, Run, Runs, Setting
 from verdicts.store import Store
 
 
@@ -97,7 +97,7 @@ def occasional(
     Args:
       store: all runs.
       setting: the setting; in one precision at all depths.
-      depths: over which runs are counted together.
+      depths: over which runs, of any number of epochs, are counted together.
       enough: how many runs there have to be.
       rate: what is no longer occasional; refuted if no run diverged and the exact 95 %
         interval of the rate ends below it.
@@ -105,11 +105,11 @@ def occasional(
     Returns:
       The outcome.
     """
-    precision = store.precision([setting], depths)
-    groups = [store.at(setting, depth, precision) for depth in depths]
+    precision = store.precision([setting], depths, any_epochs=True)
+    groups = [store.at(setting, depth, precision, any_epochs=True) for depth in depths]
     runs = [run for group in groups for run in group.runs]
     lost = [run for run in runs if run.lost]
-    cured = [run for run in lost if run.accuracy is not None and run.accuracy >= LEARNED]
+    cured = [run for run in lost if _cured(run)]
     # Started again, and lost again or no better than before it learned.
     again = [run for run in lost if len(run.lost) > 1 or run.accuracy is not None]
     lost_again = [run for run in again if run not in cured]
@@ -119,8 +119,16 @@ def occasional(
         f"{len(lost)} of {len(runs)} runs diverged, {len(cured)} of them cured by a "
         f"restart; 95 % bound on the rate {100 * bound:.0f} %"
     )
-    rows = tuple((str(g.depth), precision, "; ".join(map(_fate, g.runs)) or "–") for g in groups)
-    table = Table(("p", "precision", f"{setting.label}: each run"), rows)
+    rows = []
+    for group in groups:
+        long = [run for run in group.runs if run.epochs == EPOCHS]
+        short = [run for run in group.runs if run.epochs != EPOCHS]
+        began = [run for run in short if run.lost]
+        first = f"{len(began)} of {len(short)} diverged, {sum(map(_cured, began))} cured"
+        texts = ("; ".join(map(_fate, long)) or "–", first if short else "–")
+        rows.append((str(group.depth), precision, *texts))
+    header = ("p", "precision", f"{setting.label}: each run", "runs of fewer epochs")
+    table = Table(header, tuple(rows))
     verdict: Verdict = "undecided"
     why = ""
     if len(runs) < enough:
@@ -134,6 +142,12 @@ def occasional(
     else:
         verdict = "holds"
     return Outcome(verdict, figures, (table,), why, missing(groups))
+
+
+def _cured(run: Run) -> bool:
+    """Whether it ended, having learned if it was a whole one."""
+    least = LEARNED if run.epochs == EPOCHS else 2 * CHANCE
+    return run.accuracy is not None and run.accuracy >= least
 
 
 def _fate(run: Run) -> str:

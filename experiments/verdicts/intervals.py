@@ -11,6 +11,7 @@ from verdicts.runs import DEPTHS, Runs, Setting
 from verdicts.store import Store
 
 LEVEL = 0.95
+Group = tuple[Setting, str, float]  # precision, and learning rate if those are kept apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def signed(value: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How much runs of one setting and precision scatter, from all depths together.
+    """How much runs of one setting and precision scatter, from all depths, or those of a rate.
 
     Attributes:
       variance: of a run's accuracy, about the mean of its depth.
@@ -60,14 +61,17 @@ def spread(store: Store, runs: Runs) -> Spread:
     """Scatter of the setting and precision that runs are of.
 
     Args:
-      store: all runs.
+      store: all runs; says whether only depths with the same learning rate count.
       runs: at one depth.
 
     Returns:
       Its variance; 0 with no degrees of freedom if no depth has two runs.
     """
     square, freedom = 0.0, 0
-    for depth in sorted({*DEPTHS, runs.depth}):
+    depths = sorted({*DEPTHS, runs.depth})
+    if store.of_rates:
+        depths = [p for p in depths if runs.setting.learning_rate(p) == runs.learning_rate]
+    for depth in depths:
         found = store.at(runs.setting, depth, runs.precision)
         if len(found.accuracies) > 1:
             square += sum((value - found.mean) ** 2 for value in found.accuracies)
@@ -83,7 +87,8 @@ def contrast(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate:
         v_g = s_g^2 \sum_{i \in g} w_i^2 / n_i, \quad
         \nu = \frac{(\sum_g v_g)^2}{\sum_g v_g^2 / \nu_g}
 
-    where g runs over settings, whose variances s_g² come from all their depths.
+    where g runs over settings, whose variances s_g² come from all their depths, or over settings
+    and learning rates.
 
     Args:
       store: all runs.
@@ -95,10 +100,10 @@ def contrast(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate:
     value = math.fsum(weight * runs.mean for weight, runs in terms)
     if any(len(runs.accuracies) < 2 for _, runs in terms):
         return Estimate(value, None)
-    parts: dict[tuple[Setting, str], float] = collections.defaultdict(float)
-    spreads: dict[tuple[Setting, str], Spread] = {}
+    parts: dict[Group, float] = collections.defaultdict(float)
+    spreads: dict[Group, Spread] = {}
     for weight, runs in terms:
-        group = runs.setting, runs.precision
+        group = runs.setting, runs.precision, runs.learning_rate if store.of_rates else 0.0
         spreads[group] = spread(store, runs)
         parts[group] += spreads[group].variance * weight**2 / len(runs.accuracies)
     return Estimate(value, half_width(list(parts.values()), [spreads[g].freedom for g in parts]))

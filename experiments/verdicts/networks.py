@@ -111,8 +111,8 @@ def last_accuracy(run: Run) -> float:
 
 SMALL = (1, 2)
 OVER_BATCH = (
-    "a residual network of 8 layers, 5 epochs of 5,120 images, rates in proportion to the batch "
-    "size, at the settings of `micro_batch.py`"
+    "a residual network of 8 layers, 5 epochs of 5,120 images (400 steps at 64 images, 25,600 at "
+    "one), rates in proportion to the batch size, at the settings of `micro_batch.py`"
 )
 OF_CONV = (
     "ENorm's convolutional network at a quarter of its channels, 10 epochs of 10,240 images in "
@@ -147,7 +147,7 @@ def _gains_more(upper: str, lower: str) -> Comparison:
 CLAIMS = [
     Claim(
         "conv-enorm-bn",
-        "ENorm can take the place of BN and GN in a convolutional network",
+        "ENorm can take the place of BN and GN in a small convolutional network",
         "The original paper offers it as an alternative to both on CIFAR-10.",
         f"ENorm minus BN, and minus GN, in {OF_CONV}. Holds if both intervals lie above −0.5 %, "
         "does not hold if one does not and lies below 0.",
@@ -160,7 +160,7 @@ CLAIMS = [
     ),
     Claim(
         "conv-enorm-baseline",
-        "ENorm improves a convolutional network without normalization",
+        "ENorm improves a small convolutional network without normalization",
         "Interleaved with SGD, it is said to improve test accuracy.",
         f"ENorm minus Baseline in {OF_CONV}. Holds if the interval lies above 0, does not hold if "
         "below.",
@@ -168,7 +168,7 @@ CLAIMS = [
     ),
     Claim(
         "conv-both-bn",
-        "ENorm improves a convolutional network with batch normalization",
+        "ENorm improves a small convolutional network with batch normalization",
         "Published of fully connected networks, asked of a convolutional one.",
         f"ENorm + BN minus BN in {OF_CONV}. Holds if the interval lies above 0, does not hold if "
         "below.",
@@ -176,8 +176,9 @@ CLAIMS = [
     ),
     Claim(
         "micro-bn",
-        "Batch normalization collapses on batches of one and two images",
-        "Batches so small give no estimate of the statistics that testing goes by.",
+        "Batch normalization loses over 5 % on batches of one and two images",
+        "Batches so small give no estimate of the statistics that testing goes by, and training is "
+        "said to collapse.",
         f"BN at 64 images minus BN at 1 and at 2, in {OVER_BATCH}. Holds if both intervals lie "
         "above 5 %, does not hold if one lies below. A run that diverged counts as 10 %, chance.",
         partial(
@@ -190,7 +191,7 @@ CLAIMS = [
     ),
     Claim(
         "micro-ws",
-        "WS + GN and WS + BCN do not collapse there",
+        "WS + GN and WS + BCN do not lose over 5 % there",
         "They take no statistics over a batch, or estimate them over many.",
         f"WS + GN and WS + BCN at 1 and at 2 images minus the same at 64, in {OVER_BATCH}. Holds "
         "if all four intervals lie above −5 %, does not hold if one lies below.",

@@ -14,7 +14,7 @@ State = Literal["for", "against", "open", "one run", "missing"]
 WORDS: dict[State, str] = {
     "open": "interval open at p = {}",
     "one run": "n = 1 at p = {}",
-    "missing": "no runs at p = {}",
+    "missing": "runs missing at p = {}",
 }
 
 

@@ -62,7 +62,12 @@ def verdicts(outcomes: Sequence[tuple[Claim, Outcome]]) -> str:
         for verdict, (one, several) in words.items()
         for count in [found.count(verdict)]
     )
-    lines = [f"- Of {plural(len(found), 'claim')}, {counts}: [figures](experiments/CLAIMS.md)"]
+    lacking = sum(o.verdict == "undecided" and bool(o.missing) for _, o in outcomes)
+    counts += f", {lacking} of these for want of runs" if lacking else ""
+    lines = [
+        f"- Of {plural(len(found), 'claim')}, some of them ours, {counts}: "
+        "[figures](experiments/CLAIMS.md)"
+    ]
     lines += [
         f"- {claim.title}: **{outcome.verdict}** ({outcome.figures})"
         for claim, outcome in outcomes

@@ -101,6 +101,10 @@ class Setting:
         cell = dataclasses.replace(cell, learning_rate=rate_of(cell))
         return dataclasses.replace(cell, **dict(self.changes))
 
+    def learning_rate(self, depth: int) -> float:
+        """Its initial learning rate at a depth, in either precision; nan if none is known."""
+        return self.cell(depth, "float32").learning_rate
+
     def published(self, depth: int, source: Source = "study") -> float | None:
         """The published accuracy (%), nan if it diverged there, None if there is no such point."""
         return published.accuracies(source, self.method, self.bias).get(depth)
@@ -167,6 +171,11 @@ class Runs:
     depth: int
     precision: Precision
     runs: tuple[Run, ...]
+
+    @property
+    def learning_rate(self) -> float:
+        """At which they started."""
+        return self.setting.learning_rate(self.depth)
 
     @property
     def accuracies(self) -> list[float]:

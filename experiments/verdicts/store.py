@@ -1,8 +1,9 @@
 """Runs out of cells: settings never mixed, each seed once."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from enorm_jax.cell import LATER, POOLED, Cell, same_setting
 from enorm_jax.layers import PRECISIONS, Precision
@@ -21,7 +22,10 @@ class Store:
       others: cells of other experiments.
       costs: what `step_cost.py` wrote; empty if it has not run.
       mechanisms: the files of `mechanisms.py`.
+      of_rates: whether the spread of runs is taken of each learning rate by itself.
     """
+
+    of_rates = False
 
     def __init__(
         self,
@@ -35,8 +39,14 @@ class Store:
         self.results = [r for r in known if r.get("experiment") == "fc"]
         self.others = [r for r in known if r.get("experiment") != "fc"]
         self._runs: dict[tuple[Any, ...], list[tuple[int, Run]]] = {}
-        for result in self.results:
+        for result in (*self.results, *map(_first_epoch, filter(_is_first_epoch, self.others))):
             self._runs.setdefault(_key(LATER | result), []).extend(_runs(result))
+
+    def by_rates(self) -> Self:
+        """The same runs, with the spread of each learning rate by itself."""
+        other = copy.copy(self)
+        other.of_rates = True
+        return other
 
     def at(
         self, setting: Setting, depth: int, precision: Precision, any_epochs: bool = False
@@ -100,6 +110,16 @@ class Store:
             return sum(min(of[i :: len(depths)]) for i in range(len(depths))), sum(of)
 
         return of_most_runs(counts)
+
+
+def _is_first_epoch(result: Mapping[str, Any]) -> bool:
+    """Whether it is a cell of `divergence.py`."""
+    return result["experiment"] == "divergence" and result["epochs"] == 1
+
+
+def _first_epoch(result: Mapping[str, Any]) -> dict[str, Any]:
+    """It as a cell of the study, whose rate does not fall within an epoch."""
+    return {**result, "experiment": "fc", "schedule": "linear"}
 
 
 def of_most_runs(counts: Callable[[Precision], tuple[int, int]]) -> Precision:
