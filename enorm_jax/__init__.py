@@ -13,6 +13,7 @@ from enorm_jax.enorm import energy as energy
 from enorm_jax.enorm import enorm_step as enorm_step
 from enorm_jax.enorm import rescale as rescale
 from enorm_jax.equalize import equalize as equalize
+from enorm_jax.equi_normalize import EquiNormalizeState as EquiNormalizeState
 from enorm_jax.equi_normalize import equi_normalize as equi_normalize
 from enorm_jax.group_norms import BatchChannelNorm as BatchChannelNorm
 from enorm_jax.group_norms import group_norm as group_norm
@@ -29,6 +30,7 @@ from enorm_jax.kernels import WeightStandardizedConv as WeightStandardizedConv
 from enorm_jax.kernels import WeightStandardizedDense as WeightStandardizedDense
 from enorm_jax.models import FullyConnected as FullyConnected
 from enorm_jax.norms import BatchNorm as BatchNorm
+from enorm_jax.path_sgd import PathState as PathState
 from enorm_jax.path_sgd import scale_by_path as scale_by_path
 from enorm_jax.state_rescaling import enorm_step_with_state as enorm_step_with_state
 from enorm_jax.state_rescaling import rescale_state as rescale_state

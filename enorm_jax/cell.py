@@ -43,9 +43,9 @@ class Cell:
       bias_handling: what ENorm does with biases: ``"scale"``, ``"keep"`` or ``"gauge"``.
       order: in which ENorm takes norms, ``"sequential"`` or ``"simultaneous"``.
       balance_last: whether ENorm balances the last hidden layer against the output layer.
-      init: of kernels, a key of `INITIALIZERS`.
-      inputs: how pixels become inputs, a key of `enorm_jax.data.INPUTS`.
-      schedule: of the learning rate, a key of `enorm_jax.optimizer.SCHEDULES`.
+      init: of kernels, a key of `enorm_jax.models.INITIALIZERS`.
+      inputs: how pixels become inputs, one of `enorm_jax.inputs.INPUTS`.
+      schedule: of the learning rate, one of `enorm_jax.optimizer.SCHEDULES`.
       train_images: how many images to train on, the first ones; None for all.
       softmax: whether the outputs pass a softmax before the loss, which takes one itself.
       groups: into how many groups group normalization divides a layer's units.

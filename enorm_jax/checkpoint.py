@@ -28,7 +28,7 @@ def save_arrays(path: Folder, tree: Any, metadata: dict[str, Any]) -> None:
       OSError: if the folder cannot be written.
     """
     host = jax.device_get(tree)
-    arrays = {_name(keys): np.ascontiguousarray(leaf) for keys, leaf in _leaves(host)}
+    arrays = {_name(keys): np.asarray(leaf, order="C") for keys, leaf in _leaves(host)}
     write_whole(path, save(arrays, metadata={"json": json.dumps(metadata)}))
 
 

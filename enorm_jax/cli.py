@@ -90,7 +90,7 @@ def save(path: Path | None, content: Mapping[str, Any], console: Console) -> Non
 
 def run(
     main: Callable[[], None],
-    again: str = "finished epochs are kept: run the same command to go on",
+    again: str = "saved epochs are kept: run the same command to go on",
 ) -> None:
     """Runs a script's main function and turns faults into one line and an exit status.
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.models import INITIALIZERS, Initializer, Norm
+from enorm_jax.models import Initializer, Norm, initializer
 from enorm_jax.pooling import max_pool
 
 Conv = Norm  # called as `nn.Conv` is
@@ -32,7 +32,7 @@ class FullyConvolutional(nn.Module):
         authors do with BN; ``"all"`` after all but the last.
       conv: kind of the convolutions, called as `nn.Conv` is; the last is plain. Weight
         standardization wants a normalization after ``"all"``.
-      kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
+      kernel_init: distribution of the kernels, ``"he_uniform"``, ``"he_normal"`` or one of Flax's.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -53,7 +53,7 @@ class FullyConvolutional(nn.Module):
     norm: Norm | None = None
     norm_after: NormAfter = "published"
     conv: Conv = nn.Conv
-    kernel_init: Initializer = "he_uniform"
+    kernel_init: Initializer | nn.initializers.Initializer = "he_uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -80,7 +80,7 @@ class FullyConvolutional(nn.Module):
             follows = self.norm is not None and k in NORMALIZED[self.norm_after]
             layer = self.conv if k < 8 else nn.Conv
             size = (3, 3) if k < 7 else (1, 1)
-            init = INITIALIZERS[self.kernel_init]
+            init = initializer(self.kernel_init)
             x = layer(features, size, use_bias=False, kernel_init=init, name=f"conv_{k:02d}")(x)
             if follows and self.norm is not None:
                 x = self.norm(train=train, name=f"norm_{k:02d}")(x)
@@ -106,7 +106,7 @@ class ResNet(nn.Module):
       imagenet: 7 x 7 convolution of stride 2 and max-pooling first, instead of 3 x 3.
       norm: value ``norm(train=..., name=...)``, or None.
       conv: kind of the convolutions, called as `nn.Conv` is. Weight standardization wants a `norm`.
-      kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
+      kernel_init: distribution of the kernels, ``"he_uniform"``, ``"he_normal"`` or one of Flax's.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -134,7 +134,7 @@ class ResNet(nn.Module):
     imagenet: bool = False
     norm: Norm | None = None
     conv: Conv = nn.Conv
-    kernel_init: Initializer = "he_normal"
+    kernel_init: Initializer | nn.initializers.Initializer = "he_normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -209,7 +209,7 @@ class ResNet(nn.Module):
             strides=strides,
             padding=padding,
             use_bias=False,
-            kernel_init=INITIALIZERS[self.kernel_init],
+            kernel_init=initializer(self.kernel_init),
             name=name,
         )
 

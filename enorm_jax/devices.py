@@ -22,6 +22,33 @@ def leave_memory() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
+def split_gpus(workers: int) -> list[str | None]:
+    """Shares the GPUs of this process out among workers.
+
+    Args:
+      workers: number of workers.
+
+    Returns:
+      For each the numbers of its own, such as ``"0,2"``, or of one that several share; None for
+      each if there is but one GPU, or none.
+    """
+    gpus = jax.local_devices() if jax.default_backend() == "gpu" else []
+    if len(gpus) < 2:
+        return [None] * workers
+    own = [gpus[k::workers] or [gpus[k % len(gpus)]] for k in range(workers)]
+    return [",".join(str(gpu.local_hardware_id) for gpu in shared) for shared in own]
+
+
+def take_gpus(numbers: str) -> None:
+    """Leaves the other GPUs of the machine to other processes: call it before JAX looks for any.
+
+    Args:
+      numbers: as `split_gpus` gives them.
+    """
+    for make in ("cuda", "rocm"):
+        jax.config.update(f"jax_{make}_visible_devices", numbers)
+
+
 def memory_size() -> float:
     """Bytes of a device's memory that this process may take.
 

@@ -32,7 +32,7 @@ class EquiNormalizeState(NamedTuple):
 
 def equi_normalize(
     optimizer: Any = None,
-    c: jax.typing.ArrayLike | optax.Schedule = 1.2,
+    c: jax.typing.ArrayLike | optax.Schedule = 1.0,
     *,
     groups: Groups | None = None,
     every: int = 1,

@@ -6,9 +6,12 @@ import time
 import uuid
 from typing import Any, Protocol
 
+import jax
+
 from enorm_jax import data
 from enorm_jax.cell import Cell
 from enorm_jax.distributed import leads, run_cell_together
+from enorm_jax.errors import InputError
 from enorm_jax.fit import Epoch
 from enorm_jax.locking import TakenError
 from enorm_jax.storage import Folder, as_folder, bucket_errors
@@ -71,13 +74,21 @@ class Job:
           observer: who is told.
 
         Raises:
-          InputError: if the data set or a checkpoint cannot be read.
+          InputError: if the data set or a checkpoint cannot be read, or memory runs out.
           OSError: if the folder or bucket cannot be written.
         """
         dataset = load_once(self.dataset, self.data_dir)
         out = as_folder(self.out)  # in this process
-        with bucket_errors(out):
-            self._run(cell, dataset, out, observer)
+        try:
+            with bucket_errors(out):
+                self._run(cell, dataset, out, observer)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise InputError(
+                f"memory ran out with {cell.stem}: give fewer --seeds or --workers, or a smaller "
+                "--batch-size"
+            ) from error
 
     def _run(self, cell: Cell, dataset: data.Dataset, out: Folder, observer: Observer) -> None:
         observer.start(cell, progress(cell, out) if leads() else 0)
@@ -100,6 +111,12 @@ class Job:
         else:
             if result is not None:
                 observer.done(cell, result)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an array found no room, on the device or beside it."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in told or "exhausted" in told
 
 
 class Patience:

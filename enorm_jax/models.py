@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,33 @@ INITIALIZERS = {
     # A normal distribution that is not cut off, as torch's.
     "he_normal": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
 }
+
+
+def initializer(kernel_init: Initializer | nn.initializers.Initializer) -> Any:
+    """The initializer of a name, or one of Flax's as it is.
+
+    Args:
+      kernel_init: ``"he_uniform"``, ``"he_normal"``, or a function of key, shape and dtype.
+
+    Returns:
+      A function of key, shape and dtype.
+
+    Raises:
+      ValueError: if there is no such name.
+
+    Example:
+      >>> import jax
+      >>> from enorm_jax.models import initializer
+      >>> initializer("he_uniform")(jax.random.key(0), (3, 4)).shape
+      (3, 4)
+    """
+    if callable(kernel_init):
+        return kernel_init
+    if kernel_init not in INITIALIZERS:
+        raise ValueError(
+            f"kernel_init must be one of {tuple(INITIALIZERS)} or a function, got {kernel_init!r}"
+        )
+    return INITIALIZERS[kernel_init]
 
 
 class FullyConnected(nn.Module):
@@ -36,7 +63,7 @@ class FullyConnected(nn.Module):
       output: kind of the last layer, likewise.
       precision: of the matrix products' operands, ``"float32"`` or ``"bfloat16"``; parameters,
         sums and everything else stay float32.
-      kernel_init: distribution of the kernels, ``"he_uniform"`` or ``"he_normal"``.
+      kernel_init: distribution of the kernels, ``"he_uniform"``, ``"he_normal"`` or one of Flax's.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -61,7 +88,7 @@ class FullyConnected(nn.Module):
     dense: Dense = nn.Dense
     output: Dense = nn.Dense
     precision: Precision = "float32"
-    kernel_init: Initializer = "he_uniform"
+    kernel_init: Initializer | nn.initializers.Initializer = "he_uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -94,7 +121,7 @@ class FullyConnected(nn.Module):
         return dense(
             units,
             use_bias=self.use_bias,
-            kernel_init=INITIALIZERS[self.kernel_init],
+            kernel_init=initializer(self.kernel_init),
             dot_general=dot_general_bfloat16 if self.precision == "bfloat16" else None,
             name=name,
         )

@@ -87,7 +87,9 @@ def schedule(
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {name!r}")
     if name == "linear":
         return linear_decay(learning_rate, epochs, steps_per_epoch)
-    fall = linear_decay(0.1 if name == "notebook" else 0.0, epochs, steps_per_epoch)
+    if name == "constant":
+        return lambda step: jnp.asarray(learning_rate, jnp.float32)
+    fall = linear_decay(0.1, epochs, steps_per_epoch)
     return lambda step: jnp.asarray(learning_rate, jnp.float32) + fall(step) - fall(0)
 
 

@@ -45,7 +45,8 @@ def scale_by_path(
     was rescaled, that mean, and with it the unit of the learning rate, is another.
 
     A weight with κ = 0, as those out of a dead unit's neighbours, or that `network` does not
-    use, keeps its gradient.
+    use, keeps its gradient. κ is a product over the depth and has to fit float32, whose range
+    He-initialized networks leave beyond some 100 layers.
 
     Args:
       network: function from the squared parameters to γ²; None for a chain of dense layers, see

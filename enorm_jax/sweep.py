@@ -1,7 +1,6 @@
 """Runs a cell: seeds in parallel, saved as they train, restarted where they diverged."""
 
 import functools
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from enorm_jax.history import History, final, new_history, record
 from enorm_jax.locking import claim
 from enorm_jax.program import Program, compile_program
 from enorm_jax.recipe import Hyperparameters, Recipe, TrainState, hyperparameters, init_states
-from enorm_jax.results import provenance, write_json
+from enorm_jax.results import provenance, read_json, write_json
 from enorm_jax.storage import Folder, remove_unfinished
 
 # An epoch takes a GPU less time than a disk takes to write what it leaves.
@@ -109,7 +108,8 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     with claim(cell.lock_path(folder), owner, inherits=inherits):
         if cell.result_path(folder).exists():
-            return json.loads(cell.result_path(folder).read_text(encoding="utf-8"))
+            cell.lock_path(folder).unlink(missing_ok=True)
+            return read_json(cell.result_path(folder))
         remove_unfinished(folder, cell.stem)
         on_claim()
         result = _run(cell, dataset, folder, save_params, on_epoch, together)
@@ -169,7 +169,11 @@ def progress(cell: Cell, folder: Folder) -> int:
     path = cell.checkpoint_path(folder)
     if not path.exists():
         return 0
-    return len(read_metadata(path)["attempts"][-1]["seconds"])
+    try:
+        metadata = read_metadata(path)
+    except FileNotFoundError:  # another sweep has just finished it
+        return 0
+    return len(metadata["attempts"][-1]["seconds"])
 
 
 def _train(
@@ -233,8 +237,21 @@ class _Saver:
         self._cost = self._since - start
 
 
-# Cells that differ only in what is traced share a program; one is kept, for the data it holds.
-_program = functools.lru_cache(maxsize=1)(compile_program)
+_kept: dict[Any, Program] = {}
+
+
+def _program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
+    """The program; cells that differ only in what is traced share it.
+
+    One is kept, which goes before the next is compiled: each holds its data on the device.
+    """
+    key = recipe, dataset, runs
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = compile_program(*key)
+    return _kept[key]
+
+
 _held_out = functools.lru_cache(maxsize=1)(held_out)
 
 

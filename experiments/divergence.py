@@ -1,7 +1,7 @@
 """When training diverges: over depth, c and rate with biases, over seeds without.
 
-    python experiments/divergence.py bias --precision bfloat16
-    python experiments/divergence.py seeds softmax --precision bfloat16
+    python experiments/divergence.py bias
+    python experiments/divergence.py seeds softmax
 
 trains every point of a grid for one epoch at its first rate, which is how the study's runs of 60
 epochs start. `bias`: ENorm with biases, one seed, 140 points, some 40 minutes on one core.
@@ -24,11 +24,10 @@ from enorm_jax import cli, parse
 from enorm_jax.cell import Cell, same_setting
 from enorm_jax.display import title
 from enorm_jax.divergence import Run, runs_of
-from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS
 from enorm_jax.results import most_restarted_last, read_results
 from enorm_jax.storage import Folder
-from fc_cells import run_arguments
+from fc_cells import precision_argument, run_arguments
 from train_cells import train
 
 
@@ -82,11 +81,11 @@ def parser() -> cli.Parser:
     p.add_argument("--epochs", type=parse.positive_int, default=1, help="epochs, at constant rate")
     p.add_argument("--batch-size", type=parse.positive_int, default=256, help="images in a step")
     p.add_argument("--width", type=parse.positive_int, default=500, help="units of a hidden layer")
-    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of products")
+    precision_argument(p)
     p.add_argument(
         "--train-images", type=parse.positive_int, metavar="N", help="train on the first N images"
     )
-    run_arguments(p, out="results/divergence")
+    run_arguments(p, out="runs/divergence")
     p.set_defaults(save_params=False)
     return p
 

@@ -138,8 +138,8 @@ def accuracies(cell: Cell, results: list[dict[str, Any]]) -> list[list[float | N
     for result in results:
         if same_setting(cell, result):
             seeds = result["seeds"]
-            for place, seed in enumerate(seeds):
-                runs[seed] = result["test_accuracy"][place :: len(seeds)]
+            for k, seed in enumerate(seeds):
+                runs[seed] = result["test_accuracy"][k :: len(seeds)]
     if not runs.keys() >= set(cell.seeds):
         raise InputError(
             f"{title(cell)} is still being trained by another process: run the same command when "

@@ -209,7 +209,7 @@ def dry_run(
                   title=str(out))  # fmt: skip
     total = operations = 0.0
     for cell in wanted:
-        left = without_done_seeds(cell, results)
+        left = left_of(cell, out, results)
         epochs = progress(left, out) if left else 0
         state = f"epoch {epochs} of {cell.epochs}" if epochs else "to do" if left else "done"
         kind = (cell.network, cell.width, cell.batch_size, cell.precision)
@@ -293,10 +293,21 @@ def run(
         executor.run(todo, job, display)
 
 
+def left_of(cell: Cell, out: Folder, results: list[dict[str, Any]]) -> Cell | None:
+    """What no result has yet of a cell: all of it if it has begun, whose checkpoint has its name.
+
+    Others may have finished some of its seeds since.
+    """
+    left = without_done_seeds(cell, results)
+    if left and cell.checkpoint_path(out).exists() and not cell.result_path(out).exists():
+        return cell
+    return left
+
+
 def left_seeds(out: Folder, wanted: list[Cell]) -> list[list[int]]:
     """For each cell the seeds that no result has yet."""
     results = read_results(out)
-    cells = [without_done_seeds(cell, results) for cell in wanted]
+    cells = [left_of(cell, out, results) for cell in wanted]
     return [list(cell.seeds) if cell else [] for cell in cells]
 
 

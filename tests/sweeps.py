@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
+import time
 
 from enorm_jax.cell import Cell
 from enorm_jax.jobs import Job
+from enorm_jax.locking import claim
 from enorm_jax.results import read_results
 
 # What says how a result was computed, and not what it is.
@@ -19,6 +21,14 @@ CELLS = [CELL, dataclasses.replace(CELL, depth=2)]
 
 def job(folder, **settings):
     return Job("digits", None, folder, compilation_cache=False, **settings)
+
+
+class LongEpoch(Job):
+    """Claims a cell, and then says nothing for a minute."""
+
+    def run(self, cell, observer):
+        with claim(cell.lock_path(self.out), self.sweep):
+            time.sleep(60)
 
 
 def content(folder):

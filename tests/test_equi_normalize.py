@@ -289,9 +289,8 @@ def test_accumulated_steps_inside_and_outside():
     chex.assert_trees_all_close(inside, want, **EXACT)
     chex.assert_trees_all_close(outside, want, **EXACT)
     assert state.steps == 2
-    without = [
-        train(accumulating(o), network(), 4)[0] for o in (literal, equi_normalize(optax.sgd(0.1)))
-    ]
+    usual = equi_normalize(optax.sgd(0.1), c=1.2)
+    without = [train(accumulating(o), network(), 4)[0] for o in (literal, usual)]
     chex.assert_trees_all_close(*without, **EXACT)
 
 

@@ -1,4 +1,5 @@
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +71,13 @@ def test_normalization_stands_between_layer_and_relu(rng):
     h = x @ first
     h = np.maximum((h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5), 0)
     np.testing.assert_allclose(logits, h @ last, rtol=1e-3, atol=1e-4)
+
+
+def test_kernels_start_as_named_or_as_flax_s_own_do():
+    own = FullyConnected(depth=0, width=3, kernel_init=nn.initializers.constant(2.0))
+    assert all((layer["kernel"] == 2).all() for layer in init(own)["params"].values())
+    with pytest.raises(ValueError, match=r"kernel_init must be one of .*'he_uniform'.*'he'"):
+        init(FullyConnected(depth=0, kernel_init="he"))
 
 
 def test_a_negative_depth_is_refused():

@@ -181,7 +181,7 @@ def test_interrupted_it_says_how_to_go_on(tmp_path):
     endless = "--epochs", "100000"  # however late the signal comes
     child, (_, err) = start_and_signal(tmp_path, signal.SIGINT, *endless)
     assert child.returncode == 130
-    assert err.strip() == "stopped; finished epochs are kept: run the same command to go on"
+    assert err.strip() == "stopped; saved epochs are kept: run the same command to go on"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import pytest
 from enorm_jax import history, sweep
 from enorm_jax.cell import LATER, SEED_LIMIT, Cell, same_setting, without_done_seeds
 from enorm_jax.checkpoint import load_arrays, load_variables, save_arrays
+from enorm_jax.program import compile_program
 from enorm_jax.results import interval, read_results, rounded, write_json
 from enorm_jax.sweep import progress, run_cell
+from train_cells import left_of
 
 CELL = Cell(
     experiment="fc", dataset="blobs", method="enorm", depth=1, width=6, bias=False, epochs=4,
@@ -231,11 +233,18 @@ def test_a_cell_with_other_settings_never_reuses_a_result(change):
     assert other.stem != CELL.stem
 
 
-def test_cells_that_differ_in_what_is_traced_share_one_program(blobs, tmp_path):
-    sweep._program.cache_clear()
-    for rate in (0.05, 0.01):
-        run_cell(dataclasses.replace(CELL, learning_rate=rate), blobs, tmp_path)
-    assert sweep._program.cache_info().misses == 1
+def test_cells_that_differ_in_what_is_traced_share_one_program(blobs, tmp_path, monkeypatch):
+    sweep._kept.clear()
+    kept = []
+
+    def compiled(*key):
+        kept.append(len(sweep._kept))
+        return compile_program(*key)
+
+    monkeypatch.setattr(sweep, "compile_program", compiled)
+    for changes in ({}, {"learning_rate": 0.01}, {"batch_size": 16}):
+        run_cell(dataclasses.replace(CELL, **changes), blobs, tmp_path)
+    assert kept == [0, 0]  # the first one's data has left the device before the second one's comes
 
 
 def test_a_result_never_claims_what_was_not_run(blobs, tmp_path):
@@ -251,11 +260,42 @@ def test_a_damaged_checkpoint_is_named(blobs, tmp_path):
         run_cell(CELL, blobs, tmp_path)
 
 
+def test_a_cell_that_another_sweep_finishes_meanwhile_has_no_epochs_behind_it(
+    tmp_path, monkeypatch
+):
+    def gone(path):
+        path.unlink()
+        return path.open("rb")
+
+    CELL.checkpoint_path(tmp_path).write_bytes(b"")
+    monkeypatch.setattr(sweep, "read_metadata", gone)
+    assert progress(CELL, tmp_path) == 0
+
+
+def test_a_finished_cell_is_read_and_leaves_no_claim(blobs, tmp_path):
+    write_json(CELL.result_path(tmp_path), {"made": "before"})
+    assert run_cell(CELL, blobs, tmp_path) == {"made": "before"}
+    assert not CELL.lock_path(tmp_path).exists()
+    CELL.result_path(tmp_path).write_text("{")
+    with pytest.raises(ValueError, match="not readable as JSON"):
+        run_cell(CELL, blobs, tmp_path)
+
+
+def test_a_cell_in_progress_keeps_its_seeds_and_so_its_checkpoint(tmp_path):
+    first = CELL.settings() | {"seeds": [0], "diverged": [None]}
+    assert left_of(CELL, tmp_path, [first]) == dataclasses.replace(CELL, seeds=(1,))
+    CELL.checkpoint_path(tmp_path).write_bytes(b"")
+    assert left_of(CELL, tmp_path, [first]) == CELL
+    assert left_of(CELL, tmp_path, [first, first | {"seeds": [1]}]) is None
+
+
 def test_a_checkpoint_of_other_arrays_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    save_arrays(path, {"w": np.ones(3, np.float32)}, {"a": 1})
-    tree, metadata = load_arrays(path, {"w": jax.ShapeDtypeStruct((3,), np.float32)})
-    chex.assert_trees_all_equal(tree, {"w": np.ones(3, np.float32)})
+    arrays = {"w": np.ones((3, 2), np.float32).T, "c": np.float32(1.2)}
+    like = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
+    save_arrays(path, arrays, {"a": 1})
+    tree, metadata = load_arrays(path, like)
+    chex.assert_trees_all_equal(tree, arrays)
     assert metadata == {"a": 1}
     with pytest.raises(ValueError, match="other arrays"):
         load_arrays(path, {"w": jax.ShapeDtypeStruct((4,), np.float32)})
