@@ -43,7 +43,9 @@ def test_failed_runs_are_counted_apart_and_a_side_that_only_failed_is_the_lower_
     assert found.verdict == "holds"
     assert found.tables[0].rows[0][2] == "55.05 (2, 1 failed)"
     every = [cell(ENORM, p, [lost, lost]) for p in DEPTHS]
-    assert judge("enorm-baseline", every, cells(BASELINE, 53.0)).verdict == "does not hold"
+    lower = judge("enorm-baseline", every, cells(BASELINE, 53.0))
+    assert lower.verdict == "does not hold"
+    assert "means in this order at 0 of 10 depths" in lower.figures
     assert "2 failed" in readme.results(Store(every))
 
 

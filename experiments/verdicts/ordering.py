@@ -43,8 +43,8 @@ def ordered(
     rows = [found.row(pairs, source) for found in at.values()]
     means = [average(store, [t for found in at.values() for t in found.terms(p)]) for p in pairs]
     rows.append(("mean", "", *("" for _ in settings), *(str(mean or "–") for mean in means), ""))
-    ours = [[e.value for e in found.estimates if e] for found in at.values()]
-    ours = [values for values in ours if len(values) == len(pairs)]
+    every = [[found.above(pair) for pair in pairs] for found in at.values()]
+    ours = [values for values in every if not any(map(math.isnan, values))]
     known = [[_published(pair, depth, source) for pair in pairs] for depth in depths]
     agreeing, theirs = (sum(min(values) >= 0 for values in of) for of in (ours, known))
     whose = "study's" if source == "study" else "original figure's"
@@ -76,6 +76,15 @@ class _Depth:
             beside(e, p, self.depth, source) for e, p in zip(self.estimates, pairs, strict=True)
         ]
         return (str(self.depth), runs[0].precision, *map(str, runs), *texts, self.state)
+
+    def above(self, pair: Pair) -> float:
+        """By how much the means differ; infinite if all runs of a side failed, nan without runs."""
+        upper, lower = (self.runs[setting] for setting in pair)
+        if upper.accuracies and lower.accuracies:
+            return upper.mean - lower.mean
+        if upper.accuracies and lower.all_failed:
+            return math.inf
+        return -math.inf if lower.accuracies and upper.all_failed else math.nan
 
     def terms(self, pair: Pair) -> list[tuple[float, Runs]]:
         """A pair's runs as terms of a contrast; none without an interval."""
