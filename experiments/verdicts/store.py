@@ -114,7 +114,7 @@ class Store:
 
 def _is_first_epoch(result: Mapping[str, Any]) -> bool:
     """Whether it is a cell of `divergence.py`."""
-    return result["experiment"] == "divergence" and result["epochs"] == 1
+    return result.get("experiment") == "divergence" and result["epochs"] == 1
 
 
 def _first_epoch(result: Mapping[str, Any]) -> dict[str, Any]:
