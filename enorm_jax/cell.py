@@ -103,7 +103,7 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
         rates = self.rates and list(self.rates)
-        return dataclasses.asdict(self) | {"seeds": list(self.seeds), "rates": rates}
+        return vars(self) | {"seeds": list(self.seeds), "rates": rates}
 
     @property
     def runs(self) -> int:

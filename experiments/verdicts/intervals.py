@@ -70,7 +70,8 @@ def spread(store: Store, runs: Runs) -> Spread:
     square, freedom = 0.0, 0
     depths = sorted({*DEPTHS, runs.depth})
     if store.of_rates:
-        depths = [p for p in depths if runs.setting.learning_rate(p) == runs.learning_rate]
+        rate = runs.learning_rate
+        depths = [p for p in depths if runs.setting.learning_rate(p) == rate]
     for depth in depths:
         found = store.at(runs.setting, depth, runs.precision)
         if len(found.accuracies) > 1:

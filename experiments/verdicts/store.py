@@ -63,7 +63,7 @@ class Store:
         Returns:
           The runs, by seed and length; empty if there are none.
         """
-        found = self._runs.get(_key(dataclasses.asdict(setting.cell(depth, precision))), [])
+        found = self._runs.get(_key(vars(setting.cell(depth, precision))), [])
         if not any_epochs:
             found = [(again, run) for again, run in found if run.epochs == EPOCHS]
         ordered = sorted(found, key=lambda pair: pair[0])
