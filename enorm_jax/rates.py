@@ -42,23 +42,36 @@ def read_winners(path: Path) -> list[Winner]:
     return winners
 
 
-def nearest_winner(setting: Mapping[str, Any], winners: Sequence[Winner]) -> Winner | None:
-    """The winner for a method and setting at the nearest depth, the deeper of two.
+def known_rate(
+    setting: Mapping[str, Any], winners: Sequence[Winner], *, tuned: bool = False
+) -> float | None:
+    """`learning_rate`, if there is one.
 
     Args:
       setting: ``depth`` and `SETTING`, as a cell's settings or its result have them.
       winners: as `read_winners` gives them.
+      tuned: whether to take the found rate where the study has one too.
 
     Returns:
-      Its entry; None if nothing was searched at this setting.
+      The rate; None if none is known, or all diverged at the nearest depth.
 
     Example:
-      >>> from enorm_jax.rates import SETTING, nearest_winner
-      >>> setting = dict.fromkeys(SETTING, "as published") | {"depth": 5}
-      >>> winners = [setting | {"depth": depth, "learning_rate": 0.1} for depth in (1, 7, 13)]
-      >>> nearest_winner(setting, winners)["depth"]
-      7
+      >>> from enorm_jax.rates import SETTING, known_rate
+      >>> setting = dict.fromkeys(SETTING, "as published") | {"method": "gn", "depth": 4}
+      >>> winners = [setting | {"depth": p, "learning_rate": 0.1 / p} for p in (1, 7, 13)]
+      >>> round(known_rate(setting, winners), 4)  # of two as near, that of the deeper
+      0.0143
     """
+    if not tuned and published.has_rates(setting["method"]):
+        return published.learning_rate(setting["method"], setting["depth"])
+    near = _nearest(setting, winners)
+    if near is None or near["learning_rate"] is None:
+        return None
+    return float(near["learning_rate"])
+
+
+def _nearest(setting: Mapping[str, Any], winners: Sequence[Winner]) -> Winner | None:
+    """The winner at the nearest depth, the deeper of two."""
     known = [w for w in winners if all(w[name] == setting[name] for name in SETTING)]
     return min(known, key=lambda w: (abs(w["depth"] - setting["depth"]), -w["depth"]), default=None)
 
@@ -82,21 +95,21 @@ def learning_rate(cell: Cell, winners: Sequence[Winner], *, tuned: bool) -> floa
       >>> published.learning_rate("bn", 5)  # what a cell of bn at p = 5 gets
       0.1
     """
-    if not tuned and published.has_rates(cell.method):
-        return published.learning_rate(cell.method, cell.depth)
-    near = nearest_winner(cell.settings(), winners)
+    setting = cell.settings()
+    rate = known_rate(setting, winners, tuned=tuned)
+    if rate is not None:
+        return rate
+    near = _nearest(setting, winners)
     what = f"{cell.method!r}{' with bias' if cell.bias else ''} on {cell.dataset}"
     if near is None:
         raise InputError(
             f"no learning rate known for {what} at these settings: give --lr, or search for one "
             "with experiments/lr_search.py"
         )
-    if near["learning_rate"] is None:
-        raise InputError(
-            f"all rates of the search diverged for {what} at p = {near['depth']}: give --lr, or "
-            "search among smaller ones"
-        )
-    return float(near["learning_rate"])
+    raise InputError(
+        f"all rates of the search diverged for {what} at p = {near['depth']}: give --lr, or "
+        "search among smaller ones"
+    )
 
 
 def winner(rates: Any, accuracies: Any) -> float | None:

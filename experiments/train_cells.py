@@ -299,9 +299,7 @@ def left_of(cell: Cell, out: Folder, results: list[dict[str, Any]]) -> Cell | No
     Others may have finished some of its seeds since.
     """
     left = without_done_seeds(cell, results)
-    if left and cell.checkpoint_path(out).exists() and not cell.result_path(out).exists():
-        return cell
-    return left
+    return cell if left and cell.checkpoint_path(out).exists() else left
 
 
 def left_seeds(out: Folder, wanted: list[Cell]) -> list[list[int]]:

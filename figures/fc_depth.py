@@ -10,13 +10,13 @@ import collections
 from pathlib import Path
 from typing import Any
 
-from enorm_jax import cli, parse, published
+from enorm_jax import cli, parse
 from enorm_jax.cell import LATER
 from enorm_jax.errors import InputError
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import METHODS, ORIGINAL, STUDY, in_order
 from enorm_jax.plotting import accuracy_over_depth
-from enorm_jax.rates import nearest_winner, read_winners
+from enorm_jax.rates import known_rate, read_winners
 from enorm_jax.results import read_results
 from enorm_jax.storage import check_writable
 
@@ -48,14 +48,7 @@ def of_precision(cells: list[dict[str, Any]], precision: str | None) -> list[dic
 def at_default_rates(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The cells at the published rates, or for a method without, at those that were searched."""
     winners = read_winners(EXPERIMENTS / "learning_rates.json")
-
-    def rate(cell: dict[str, Any]) -> float | None:
-        if published.has_rates(cell["method"]):
-            return published.learning_rate(cell["method"], cell["depth"])
-        near = nearest_winner(LATER | cell, winners)
-        return None if near is None else near["learning_rate"]
-
-    return [cell for cell in cells if cell["learning_rate"] == rate(cell)]
+    return [cell for cell in cells if cell["learning_rate"] == known_rate(LATER | cell, winners)]
 
 
 def main() -> None:

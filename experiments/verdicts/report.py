@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from enorm_jax.layers import PRECISIONS
+from enorm_jax.layers import PRECISIONS, Precision
 from verdicts.findings import BASELINE, BASELINE_BIAS, BN, BOTH, ENORM, ENORM_BIAS
-from verdicts.intervals import Spread, spread
+from verdicts.intervals import spread
 from verdicts.outcome import Claim, Outcome, Table
 from verdicts.reproduction import WIDEST
 from verdicts.runs import DEPTHS, Setting
@@ -82,6 +82,7 @@ def claims_text(store: Store, outcomes: Sequence[tuple[Claim, Outcome]], folder:
         ),
     )
     sections = [_section(claim, outcome) for claim, outcome in outcomes]
+    apart = store.by_rates()
     return "\n".join(
         [
             HEAD.format(folder=folder),
@@ -89,8 +90,8 @@ def claims_text(store: Store, outcomes: Sequence[tuple[Claim, Outcome]], folder:
             READING.format(widest=WIDEST),
             markdown(_spreads(store)),
             OF_RATES,
-            markdown(_spreads(store.by_rates())),
-            markdown(_otherwise(store.by_rates(), outcomes)),
+            markdown(_spreads(apart)),
+            markdown(_otherwise(apart, outcomes)),
             *sections,
         ]
     )
@@ -137,24 +138,26 @@ def _section(claim: Claim, outcome: Outcome) -> str:
 def _spreads(store: Store) -> Table:
     """The spread of runs: a line for each precision, and for each learning rate if kept apart."""
     settings = (BASELINE, BN, ENORM, BOTH, BASELINE_BIAS, ENORM_BIAS)
-    rows = []
-    for precision in PRECISIONS:
-        first: dict[float, dict[Setting, int]] = {}  # a depth of each rate
-        for setting in settings:
-            for depth in DEPTHS:
-                rate = setting.learning_rate(depth) if store.of_rates else 0.0
-                first.setdefault(rate, {}).setdefault(setting, depth)
-        for rate, depths in sorted(first.items(), reverse=True):
-            name = f"{precision}, rate {rate:g}" if store.of_rates else precision
-            found = {s: spread(store, store.at(s, depths[s], precision)) for s in depths}
-            rows.append((name, *(_deviation(found.get(setting)) for setting in settings)))
+    rates: set[float | None] = {None}
+    if store.of_rates:
+        rates = {setting.learning_rate(p) for setting in settings for p in DEPTHS}
+
+    def deviation(setting: Setting, precision: Precision, rate: float | None) -> str:
+        depths = [p for p in DEPTHS if rate in (None, setting.learning_rate(p))]
+        if not depths:
+            return "–"
+        found = spread(store, store.at(setting, depths[0], precision))
+        return f"{math.sqrt(found.variance):.2f} ({found.freedom})" if found.freedom else "–"
+
+    rows = [
+        (
+            precision if rate is None else f"{precision}, rate {rate:g}",
+            *(deviation(setting, precision, rate) for setting in settings),
+        )
+        for precision in PRECISIONS
+        for rate in sorted(rates, key=lambda rate: -(rate or 0.0))
+    ]
     return Table(("precision", *(setting.label for setting in settings)), tuple(rows))
-
-
-def _deviation(found: Spread | None) -> str:
-    if found is None or not found.freedom:
-        return "–"
-    return f"{math.sqrt(found.variance):.2f} ({found.freedom})"
 
 
 def _otherwise(store: Store, outcomes: Sequence[tuple[Claim, Outcome]]) -> Table:

@@ -13,7 +13,7 @@ from enorm_jax.errors import InputError
 from enorm_jax.layers import Precision
 from enorm_jax.methods import STUDY, make_method
 from enorm_jax.optimizer import Schedule
-from enorm_jax.rates import learning_rate, read_winners
+from enorm_jax.rates import known_rate, read_winners
 from enorm_jax.state_rescaling import StateBias
 from fc_cells import RATES
 
@@ -135,10 +135,8 @@ PLAIN = BASELINE, BN, ENORM, BOTH = tuple(map(Setting, STUDY))
 
 def rate_of(cell: Cell) -> float:
     """The published learning rate, or that which was found; nan, as of no run, if neither."""
-    try:
-        return learning_rate(cell, _winners(), tuned=False)
-    except InputError:
-        return math.nan
+    rate = known_rate(cell.settings(), _winners())
+    return math.nan if rate is None else rate
 
 
 @functools.cache
