@@ -1,10 +1,10 @@
 """Why normalizations work: what experiments/mechanisms.py measured.
 
-    python figures/mechanism_curves.py FILE.json...
+    python figures/mechanism_curves.py
 
-draws each file beside itself, in a few seconds: units that are off, over epochs and over depth;
-Lipschitz estimates of loss and gradient over epochs; accuracy with the halves of weight
-standardization.
+draws the committed files, beside this script, in a few seconds; others that are named, beside
+themselves: units that are off, over epochs and over depth; Lipschitz estimates of loss and gradient
+over epochs; accuracy with the halves of weight standardization.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,8 @@ from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
 from enorm_jax.results import read_measured
 
+HERE = Path(__file__).parent
+MEASURED = HERE.parent / "experiments" / "results" / "mechanisms"
 HALVES: dict[str, dict[str, Any]] = {
     "neither": {"color": "#000000", "marker": "o", "linestyle": "-"},
     "centring": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
@@ -107,11 +109,15 @@ def draw(path: Path, out: Path) -> list[Path]:
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="files of experiments/mechanisms.py")
+    parser.add_argument(
+        "results", type=Path, nargs="*", default=sorted(MEASURED.glob("*.json")),
+        help="files of experiments/mechanisms.py",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder; default: that of each file")
     args = parser.parse_args()
     for path in args.results:
-        for drawing in draw(path, args.out or path.parent):
+        beside = HERE if path.parent == MEASURED else path.parent
+        for drawing in draw(path, args.out or beside):
             print(drawing)
 
 

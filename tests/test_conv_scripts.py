@@ -10,7 +10,7 @@ import conv_sweep
 import micro_batch
 from enorm_jax import conv_plots, networks
 from enorm_jax.conv_plots import accuracy_over_batch
-from enorm_jax.results import interval
+from enorm_jax.results import interval, write_json
 
 SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
 TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
@@ -148,6 +148,36 @@ def test_bcn_is_one_curve_over_batch_sizes_unless_both_kinds_are_trained_at_one(
 
     assert labels("bcn") == ["BCN, n = 3"]
     assert labels("bcn,bcn-micro") == ["BCN (estimates), n = 3", "BCN, n = 3"]
+
+
+def test_one_figure_shows_the_setting_of_most_runs_and_of_a_method_that_of_most(
+    tmp_path, run_script
+):
+    def result(name, method, seeds, **changes):
+        flags = ["--method", method, "--dataset", "digits"]
+        (cell,) = conv_sweep.cells(conv_sweep.parser().parse_args(flags))
+        cell = dataclasses.replace(cell, epochs=2, seeds=seeds, **changes)
+        curve = [[40.0, 50.0]] * len(cell.seeds)
+        found = {
+            "test_accuracy": [50.0] * len(cell.seeds), "diverged": [None] * len(cell.seeds),
+            "curves": {"test_accuracy": curve},
+        }  # fmt: skip
+        write_json(tmp_path / f"{name}.json", cell.settings() | found)
+
+    script = "figures/conv_networks.py"
+    status, _, err = run_script(script, tmp_path)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "holds no finished cell of conv_sweep.py or micro_batch.py" in err
+    result("a", "bn", (0, 1))
+    result("b", "bn", (2,), restarts=1)  # the same setting
+    result("c", "enorm", (0, 1, 2, 3), c=1.3)
+    result("d", "enorm", (0,), c=1.1)  # fewer runs
+    result("e", "gn", (6,), batch_size=32)  # another setting
+    status, out, err = run_script(script, tmp_path)
+    assert status == 0, err
+    assert "settings that are left out of conv09_digits, of fewer runs: 2" in out
+    text = (tmp_path / "conv09_digits.svg").read_text()
+    assert set(re.findall(r"<!-- (.*, n = \d+) -->", text)) == {"BN, n = 3", "ENorm, n = 4"}
 
 
 @pytest.mark.slow
