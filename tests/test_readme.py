@@ -5,6 +5,7 @@ import chex
 import jax
 import optax
 import pytest
+from flax import nnx
 
 from enorm_jax import enorm_step
 
@@ -28,7 +29,7 @@ def test_the_python_examples_run():
 
 @pytest.mark.slow
 def test_the_table_of_an_own_network_is_what_is_printed(capsys):
-    _, _, own, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    _, _, own, *_ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     (table,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
     exec(own, {})
     assert capsys.readouterr().out == table
@@ -36,7 +37,7 @@ def test_the_table_of_an_own_network_is_what_is_printed(capsys):
 
 @pytest.mark.slow
 def test_the_example_of_other_normalizations_trains_on_one_image():
-    *_, other = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    *_, other, in_nnx = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     scope: dict = {}
     exec(other, scope)
     assert scope["logits"].shape == (1, 10)
@@ -46,6 +47,23 @@ def test_the_example_of_other_normalizations_trains_on_one_image():
         {"batch_stats": scope["variables"]["batch_stats"]},
     )
     assert all(jax.tree.leaves(moved))
+
+    exec(in_nnx, scope)
+    network, x = scope["network"], scope["x"]
+    optimizer = nnx.Optimizer(network, optax.sgd(0.1), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(network, optimizer):
+        loss, grads = nnx.value_and_grad(lambda network: -network(x, True)[0, 3])(network)
+        optimizer.update(network, grads)
+        return loss
+
+    losses = [float(step(network, optimizer)) for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    estimates = nnx.to_flat_state(nnx.state(network, nnx.BatchStat))
+    at_first = {"mean": 0.0, "var": 1.0}
+    moved = {path[-1]: bool((x[...] != at_first[path[-1]]).any()) for path, x in estimates}
+    assert moved == {"mean": True, "var": True}
 
 
 def test_what_it_links_to_is_there():
