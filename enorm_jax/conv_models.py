@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.models import Initializer, Norm, initializer
+from enorm_jax.models import KernelInit, Norm, initializer
 from enorm_jax.pooling import max_pool
 
 Conv = Norm  # called as `nn.Conv` is
@@ -53,7 +53,7 @@ class FullyConvolutional(nn.Module):
     norm: Norm | None = None
     norm_after: NormAfter = "published"
     conv: Conv = nn.Conv
-    kernel_init: Initializer | nn.initializers.Initializer = "he_uniform"
+    kernel_init: KernelInit = "he_uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -134,7 +134,7 @@ class ResNet(nn.Module):
     imagenet: bool = False
     norm: Norm | None = None
     conv: Conv = nn.Conv
-    kernel_init: Initializer | nn.initializers.Initializer = "he_normal"
+    kernel_init: KernelInit = "he_normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

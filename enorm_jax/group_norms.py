@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.norms import AxisName, BatchNorm, batch_mean
+from enorm_jax.norms import AxisName, BatchNorm, batch_mean, moved
 from enorm_jax.scaling import wide
 
 EPSILON = 1e-5
@@ -146,14 +146,13 @@ class EstimatedBatchNorm(nn.Module):
         if self.train and not self.is_initializing():
             seen = jax.lax.stop_gradient(wide(x))
             deviation = seen - running_mean.value[None, :]
-            self._update(running_mean, batch_mean(seen, self.axis_name))
-            self._update(running_var, batch_mean(deviation * deviation, self.axis_name))
+            mean = batch_mean(seen, self.axis_name)
+            var = batch_mean(deviation * deviation, self.axis_name)
+            running_mean.value = moved(running_mean.value, mean, self.momentum)
+            running_var.value = moved(running_var.value, var, self.momentum)
         gain = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
         y = (x - running_mean.value[None, :]) * gain[None, :] + bias[None, :]
         return y.reshape(shape)
-
-    def _update(self, running: nn.Variable, new: jax.Array) -> None:
-        running.value = (1 - self.momentum) * running.value + self.momentum * new
 
 
 class BatchChannelNorm(nn.Module):

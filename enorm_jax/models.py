@@ -12,6 +12,7 @@ from enorm_jax.layers import PRECISIONS, Precision, dot_general_bfloat16
 Norm = Callable[..., nn.Module]
 Dense = Callable[..., nn.Module]
 Initializer = Literal["he_uniform", "he_normal"]
+KernelInit = Initializer | nn.initializers.Initializer
 INITIALIZERS = {
     "he_uniform": nn.initializers.he_uniform(),
     # A normal distribution that is not cut off, as torch's.
@@ -19,7 +20,7 @@ INITIALIZERS = {
 }
 
 
-def initializer(kernel_init: Initializer | nn.initializers.Initializer) -> Any:
+def initializer(kernel_init: KernelInit) -> Any:
     """The initializer of a name, or one of Flax's as it is.
 
     Args:
@@ -88,7 +89,7 @@ class FullyConnected(nn.Module):
     dense: Dense = nn.Dense
     output: Dense = nn.Dense
     precision: Precision = "float32"
-    kernel_init: Initializer | nn.initializers.Initializer = "he_uniform"
+    kernel_init: KernelInit = "he_uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

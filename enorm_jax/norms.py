@@ -74,16 +74,36 @@ class BatchNorm(nn.Module):
             y, mean, var = normalize(flat, scale, bias, self.epsilon, axis_name)
             if not self.is_initializing():
                 shares = jax.lax.psum(1, axis_name) if axis_name else 1
-                self._update(running_mean, mean)
-                self._update(running_var, var * unbiased(shares * len(flat)))
+                running_mean.value = moved(running_mean.value, mean, self.momentum)
+                var = var * unbiased(shares * len(flat))
+                running_var.value = moved(running_var.value, var, self.momentum)
             return y.reshape(x.shape)
         gain = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
         vectors = running_mean.value, gain, bias
         mean, gain, bias = (jnp.expand_dims(v, range(x.ndim - 1)) for v in vectors)
         return (x - mean) * gain + bias
 
-    def _update(self, running: nn.Variable, new: jax.Array) -> None:
-        running.value = (1 - self.momentum) * running.value + self.momentum * new
+
+def moved(estimate: jax.Array, new: jax.Array, momentum: float) -> jax.Array:
+    r"""A running estimate, moved towards a batch's.
+
+    .. math:: (1 - r) \hat s + r s
+
+    Args:
+      estimate: ŝ, (units,).
+      new: s, (units,).
+      momentum: r.
+
+    Returns:
+      Array of the same shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from enorm_jax.norms import moved
+      >>> moved(jnp.array([0.0]), jnp.array([2.0]), 0.25).tolist()
+      [0.5]
+    """
+    return (1 - momentum) * estimate + momentum * new
 
 
 def normalize(

@@ -143,17 +143,17 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bo
                 f"holding images of {dataset.name} out would copy the others, more than memory "
                 "holds: choose smaller ones"
             )
+    batch_flag = "--batch-sizes" if hasattr(args, "batch_sizes") else "--batch-size"
     for cell in wanted:
-        check_size(args, cell, images[cell.fold], one_image)
+        check_size(cell, images[cell.fold], one_image, batch_flag)
         check_groups(cell, dataset)
     if args.save_params and any(cell.select == "best" for cell in wanted):
         raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
     from_first(lambda: check_writable(args.out))
 
 
-def check_size(args: Any, cell: Cell, images: int, one_image: bool) -> None:
+def check_size(cell: Cell, images: int, one_image: bool, batch_flag: str) -> None:
     """Refuses numbers of images that do not fit a training set of so many."""
-    flag = "--batch-sizes" if hasattr(args, "batch_sizes") else "--batch-size"
     size = cell.train_images or images
     held = " that are left, a fifth being held out," if cell.fold else ""
     if size > images:
@@ -162,13 +162,13 @@ def check_size(args: Any, cell: Cell, images: int, one_image: bool) -> None:
         )
     if cell.batch_size > size:
         raise cli.InputError(
-            f"{flag} {cell.batch_size} is more than the {size} training images of "
+            f"{batch_flag} {cell.batch_size} is more than the {size} training images of "
             f"{cell.dataset}: choose a smaller one"
         )
     alone = 1 in (cell.batch_size, size % cell.batch_size)
     if alone and make_method(cell.method).whole_batch and not one_image:
         raise cli.InputError(
-            f"{flag} {cell.batch_size} makes a batch of one image, which batch "
+            f"{batch_flag} {cell.batch_size} makes a batch of one image, which batch "
             "normalization cannot train on: choose another"
         )
 
