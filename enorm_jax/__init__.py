@@ -29,6 +29,7 @@ from enorm_jax.kernels import WeightNormDense as WeightNormDense
 from enorm_jax.kernels import WeightStandardizedConv as WeightStandardizedConv
 from enorm_jax.kernels import WeightStandardizedDense as WeightStandardizedDense
 from enorm_jax.models import FullyConnected as FullyConnected
+from enorm_jax.nnx_groups import infer_groups_nnx as infer_groups_nnx
 from enorm_jax.norms import BatchNorm as BatchNorm
 from enorm_jax.path_sgd import PathState as PathState
 from enorm_jax.path_sgd import scale_by_path as scale_by_path

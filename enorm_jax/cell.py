@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from enorm_jax.conv_models import NormAfter
@@ -99,6 +99,28 @@ class Cell:
     augment: bool = False
     norm_after: NormAfter = "published"
     skip: Skips = "published"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Cell":
+        """The cell that a sweep's file is of.
+
+        Args:
+          settings: content of a result, as `read_results` gives it, or settings from
+            `load_variables`; what was not yet a setting when the file was written is as it was.
+
+        Returns:
+          The cell.
+
+        Example:
+          >>> from enorm_jax.cell import Cell
+          >>> cell = Cell("fc", "digits", "bn", 3, 100, False, 10, 0.1, None, 64, 1e-3, "float32",
+          ...             0, (0, 1))
+          >>> Cell.of(cell.settings() | {"test_accuracy": [97.0, 98.0]}) == cell
+          True
+        """
+        known = LATER | dict(settings)
+        known |= {name: known[name] and tuple(known[name]) for name in ("seeds", "rates")}
+        return cls(**{field.name: known[field.name] for field in dataclasses.fields(cls)})
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON holds them."""

@@ -66,13 +66,24 @@ def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
 
     Returns:
       Flax variables as nested dictionaries, ``{"params": {"layer_00": {"kernel": (R, in, out)},
-      ...}, "batch_stats": ...}`` with a leading axis of R runs, and the cell's settings.
+      ...}, "batch_stats": ...}`` with a leading axis of R runs, in the order of the settings'
+      seeds, and the cell's settings. `Cell.of` makes a cell of them, and
+      `enorm_jax.networks.build` its network.
 
     Raises:
       OSError: if the file cannot be read.
-      InputError: if it is damaged.
+      InputError: if it is damaged or is another file.
     """
-    arrays, settings = _read(as_folder(path))
+    path = as_folder(path)
+    remedy = "give the .safetensors file of a finished cell that was trained with --save-params"
+    if path.is_dir():
+        raise InputError(f"{os.fspath(path)} is a folder: {remedy}")
+    try:
+        arrays, settings = _read(path)
+    except InputError:
+        raise InputError(f"{os.fspath(path)} is damaged or holds no parameters: {remedy}") from None
+    if "method" not in settings:
+        raise InputError(f"{os.fspath(path)} is of a cell in progress: {remedy}")
     variables: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, leaf = name.split(".")

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from enorm_jax.balance import balance, norms
-from enorm_jax.groups import Groups, Params, chain_groups, readable
+from enorm_jax.groups import Groups, Params, chain_groups, readable, require_groups
 from enorm_jax.scaling import Bias as Bias
 from enorm_jax.scaling import Scales as Scales
 from enorm_jax.scaling import energy as energy
@@ -70,7 +70,7 @@ def enorm_step(
         ``{"layer_00": {"kernel": (in, out)}, ...}``.
       c: ratio of the norm of the outgoing to that of the incoming weights of a balanced
         unit, > 0. The papers use 1.2 for dense and 1.1 for convolutional networks. A traced
-        `c` cannot be checked: a negative or infinite one makes the parameters NaN.
+        `c` cannot be checked: one that is not positive and finite spoils the parameters.
       groups: what shares a unit's scale, from `infer_groups`; None for a chain.
       p: norm, >= 1; `jnp.inf` gives cross-layer equalization.
       cycles: passes over the groups.
@@ -233,16 +233,15 @@ def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
     """Raises ValueError unless the arguments of `enorm_step` are in range."""
     if isinstance(c, Groups):
         raise ValueError("groups were given in the place of c: write groups=groups")
+    if callable(c):
+        raise ValueError("c must be a number here; equi_normalize(..., c=schedule) takes schedules")
+    if c is None or isinstance(c, str):
+        raise ValueError(f"c must be a single number, got {c!r}")
     if jnp.ndim(c) != 0:
         raise ValueError(f"c must be a single number, got shape {jnp.shape(c)}")
     if not isinstance(c, jax.core.Tracer) and not 0 < float(c) < float("inf"):
         raise ValueError(f"c must be positive and finite, got {c}")
-    for name, value in (("p", p), ("cycles", cycles)):
-        if isinstance(value, jax.core.Tracer):
-            raise ValueError(
-                f"{name} must be a plain number, and is being traced; in optax.inject_hyperparams "
-                "name it in static_args"
-            )
+    require_plain(p=p, cycles=cycles)
     if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p}")
     if cycles < 1:
@@ -251,15 +250,21 @@ def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
         raise ValueError(f"order must be 'sequential' or 'simultaneous', got {order!r}")
 
 
+def require_plain(**numbers: Any) -> None:
+    """Raises ValueError for an argument that decides what is traced, and is being traced itself."""
+    for name, value in numbers.items():
+        if isinstance(value, jax.core.Tracer):
+            raise ValueError(
+                f"{name} must be a plain number, and is being traced; in optax.inject_hyperparams "
+                "name it in static_args"
+            )
+
+
 def usable(params: Params, groups: Groups | None) -> Groups:
     """The groups, or the chain's; raises where they were never checked or balance nothing."""
     if groups is None:
         return chain_groups(params)
-    if not isinstance(groups, Groups):
-        raise ValueError(
-            f"groups must be what infer_groups returns, got {type(groups).__name__}: "
-            "pass infer_groups(apply_fn, params, *inputs)"
-        )
+    require_groups(groups)
     if not groups.checked:
         raise ValueError(
             "these groups have not passed a check: use check(apply_fn, params, groups, *inputs), "

@@ -9,8 +9,8 @@ import optax
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
 from enorm_jax.chain_guard import require_last, require_stateless_siblings
 from enorm_jax.degree_check import check_degrees
-from enorm_jax.enorm import Order, check_arguments, usable
-from enorm_jax.groups import Groups
+from enorm_jax.enorm import Order, check_arguments, require_plain, usable
+from enorm_jax.groups import Groups, by_path
 from enorm_jax.opt_state import Degrees
 from enorm_jax.scaling import Scales
 from enorm_jax.state_rescaling import StateBias, enorm_step_with_state
@@ -109,8 +109,8 @@ def equi_normalize(
       Stock et al., `Equi-normalization of Neural Networks
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019.
     """
-    check_arguments(1.0 if callable(c) else c, p, cycles, order)
     _check_arguments(optimizer, every, bias)
+    check_arguments(1.0 if callable(c) else c, p, cycles, order)
     inner = _with_extra_args(optax.identity() if optimizer is None else optimizer)
 
     def balance(updates: Any, inner_state: Any, gauge: Scales, params: Any, steps: Any) -> Any:
@@ -124,7 +124,11 @@ def equi_normalize(
 
     def init(params: Any) -> EquiNormalizeState:
         if groups is not None:
-            usable(params, groups)
+            fast = params.fast if isinstance(params, optax.LookaheadParams) else params
+            found = by_path(fast)
+            # Flax NNX initializes with variables, and updates with the arrays in them.
+            arrays = {path.removesuffix(".value"): leaf for path, leaf in found.items()}
+            usable(fast, groups).select(arrays)
         if optimizer is None:
             require_stateless_siblings(params, degrees)
         else:
@@ -138,6 +142,11 @@ def equi_normalize(
     ) -> tuple[Any, EquiNormalizeState]:
         if params is None:
             raise ValueError("equi_normalize needs the parameters: update(grads, state, params)")
+        if not hasattr(state, "gauge"):
+            raise ValueError(
+                f"this state is no EquiNormalizeState but {type(state).__name__}: use that of "
+                "init, with inner_state replaced where an optimizer's own state is to go on"
+            )
         if state.gauge:
             updates = gauge_gradients(updates, state.gauge, groups)
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
@@ -162,6 +171,7 @@ def _check_arguments(optimizer: Any, every: int, bias: str) -> None:
             f"the optimizer must be an optax transform, got {optimizer!r}: "
             "write equi_normalize(optimizer, c=1.2) or equi_normalize(c=1.2)"
         )
+    require_plain(every=every)
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
     if bias not in ("scale", "keep", "gauge"):

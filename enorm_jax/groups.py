@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import jax
@@ -37,7 +37,7 @@ class Slot:
     path: str
     shape: tuple[int, ...]
     axes: tuple[int, ...]
-    table: bytes | None = None
+    table: bytes | None = dataclasses.field(default=None, repr=False)
 
     @functools.cached_property
     def units(self) -> np.ndarray:
@@ -165,14 +165,28 @@ class Groups(Sequence[RescalingGroup]):
         Raises:
           ValueError: if one is missing or of another shape.
         """
-        paths = jax.tree_util.tree_flatten_with_path(params)[0]
-        found = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+        return self.select(by_path(params))
+
+    def select(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The tensors that the groups name.
+
+        Args:
+          found: leaves by path, from `by_path`.
+
+        Returns:
+          Those that are named.
+
+        Raises:
+          ValueError: if one is missing or of another shape.
+        """
         slots = itertools.chain(self.producers.items(), self.consumers.items())
         for path, ((_, slot), *_) in itertools.chain(slots, self.vectors.items()):
             if path not in found:
+                in_nnx = ", or with infer_groups_nnx" if ".value" in path else ""
+                there = ", ".join([*found][:3]) + ", ..." * (len(found) > 3)
                 raise ValueError(
-                    f"the groups name {path}, which these params lack: pass params of the "
-                    "structure that the groups were made for"
+                    f"the groups name {path}, which these params lack, where {there} are: infer "
+                    f"groups of params of this structure{in_nnx}"
                 )
             if found[path].shape != slot.shape:
                 raise ValueError(
@@ -180,6 +194,28 @@ class Groups(Sequence[RescalingGroup]):
                     "infer them again; use jax.vmap for a leading axis of seeds"
                 )
         return {path: found[path] for path in self.producers | self.consumers | self.vectors}
+
+
+def by_path(params: Params) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, as `jax.tree_util.keystr` spells them."""
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def require_groups(groups: Any) -> None:
+    """Raises where something else stands in the place of groups.
+
+    Args:
+      groups: what a user passed.
+
+    Raises:
+      ValueError: if they are not what `infer_groups` returns.
+    """
+    if not isinstance(groups, Groups):
+        raise ValueError(
+            f"groups must be what infer_groups returns, got {type(groups).__name__}: "
+            "pass infer_groups(apply_fn, params, *inputs)"
+        )
 
 
 def readable(path: str) -> str:

@@ -47,6 +47,8 @@ DEGREES: Mapping[str, Mapping[str, int]] = {
 # of `DEGREES` divide the gradient's scale out.
 _PROPORTIONAL = {"EmaState", "ScaleByOptimisticGradientState", "TraceState"}
 _WRAPPERS = {"MultiStepsState", "ScheduleFreeState"}
+# They mix the elements of a tensor, whose factors differ.
+_MIXING = {"FactoredState": "Adafactor's"}
 
 
 def walk_state(state: Any, params: Any, visit: Visit, degrees: Degrees | None = None) -> Any:
@@ -84,6 +86,11 @@ class _Walk:
         optax_name = kind.__name__ if kind.__module__.startswith("optax.") else ""
         if kind in self.degrees:
             return self._fields(state, self.degrees[kind], order, final=True)[0], None
+        if optax_name in _MIXING:
+            raise ValueError(
+                f"{_MIXING[optax_name]} {optax_name} mixes elements of a tensor, so that no "
+                "rescaling of it is right: use another optimizer, such as optax.adamw"
+            )
         if optax_name in DEGREES:
             done, inner = self._fields(state, DEGREES[optax_name], order)
             if optax_name in _WRAPPERS:
@@ -93,7 +100,7 @@ class _Walk:
             return self._partition(state, order)
         children, treedef = jax.tree.flatten(state, is_leaf=lambda node: node is not state)
         is_leaf = len(children) == 1 and children[0] is state
-        plain = is_leaf or kind.__module__ in ("builtins", "collections")
+        plain = is_leaf or isinstance(state, Mapping) or kind.__module__ == "builtins"
         owner = owner if plain else kind.__name__
         if self._may_scale(state, is_leaf):
             raise ValueError(

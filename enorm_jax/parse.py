@@ -207,11 +207,12 @@ def methods(text: str) -> tuple[str, ...]:
 
     Example:
       >>> from enorm_jax.parse import methods
-      >>> methods("study"), methods("ws+gn")
-      (('baseline', 'bn', 'enorm', 'enorm+bn'), ('ws+gn',))
+      >>> methods("study"), methods("bn, ws + gn")
+      (('baseline', 'bn', 'enorm', 'enorm+bn'), ('bn', 'ws+gn'))
     """
     several = {"study": STUDY, "original": ORIGINAL, "all": tuple(METHODS)}
-    names = [name for part in text.split(",") for name in several.get(part, (part,))]
+    parts = text.replace(" ", "").strip(",").split(",")
+    names = [name for part in parts for name in several.get(part, (part,))]
     for name in names:
         try:
             make_method(name)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from enorm_jax.chain import chain
-from enorm_jax.groups import Groups, Params, Slot, chain_groups
+from enorm_jax.groups import Groups, Params, Slot, chain_groups, require_groups
 
 Scales = tuple[jax.Array, ...]
 Bias = Literal["scale", "keep"]
@@ -56,6 +56,7 @@ def rescale(
     if bias not in ("scale", "keep"):
         raise ValueError(f"bias must be 'scale' or 'keep', got {bias!r}")
     groups = chain_groups(params) if groups is None else groups
+    require_groups(groups)
     groups.leaves(params)
     if [d.shape for d in scales] != [(group.size,) for group in groups]:
         raise ValueError(
@@ -111,6 +112,7 @@ def energy(params: Params, groups: Groups | None = None) -> jax.Array:
     if groups is None:
         weights = [params[name]["kernel"] for name in chain(params)]
     else:
+        require_groups(groups)
         leaves = groups.leaves(params)
         weights = [leaves[path] for path in groups.producers | groups.consumers]
     squares = [jnp.sum(jnp.square(wide(weight))) for weight in weights]

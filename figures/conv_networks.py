@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from enorm_jax import cli
-from enorm_jax.cell import LATER, Cell
+from enorm_jax.cell import Cell
 from enorm_jax.conv_plots import accuracy_over_batch, accuracy_over_epochs
 from enorm_jax.errors import InputError
 from enorm_jax.methods import in_order
@@ -40,8 +40,7 @@ def seeds_by_setting(results: Iterable[dict[str, Any]]) -> dict[Cell, set[int]]:
     """The settings of finished cells, as cells without seeds, and the seeds of each."""
     found: dict[Cell, set[int]] = {}
     for result in results:
-        known = LATER | result | {"seeds": (), "restarts": 0}
-        cell = Cell(**{field.name: known[field.name] for field in dataclasses.fields(Cell)})
+        cell = Cell.of(result | {"seeds": (), "restarts": 0})
         found.setdefault(cell, set()).update(result["seeds"])
     return found
 

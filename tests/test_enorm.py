@@ -354,11 +354,14 @@ def test_wrong_params_are_named(params, message):
         {"c": float("nan")},
         {"c": float("inf")},
         {"c": np.ones(3)},
+        {"c": None},
+        {"c": "1.2"},
+        {"c": lambda step: 1.2},
         {"p": 0.5},
         {"cycles": 0},
         {"order": "random"},
     ],
-    ids=str,
+    ids=lambda arguments: str(arguments).partition(" at ")[0],
 )
 def test_wrong_arguments_are_named(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

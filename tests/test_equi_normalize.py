@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import reference
 from enorm_jax import (
     advance_gauge,
     check_degrees,
     cumulative_scales,
+    energy,
     enorm_step,
     enorm_step_with_state,
     equi_normalize,
+    explain,
     gauge_gradients,
     initial_gauge,
     rescale,
@@ -184,7 +187,6 @@ def test_what_copies_parameters_follows_them(scaled):
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (optax.adafactor(1e-2), "FactoredState"),
         (optax.lbfgs(1e-2), "ScaleByLBFGSState"),
         (optax.novograd(1e-2), "ScaleByNovogradState"),
         (optax.adamax(1e-2), r"ScaleByAdamState.nu .* power 2"),
@@ -194,13 +196,22 @@ def test_what_copies_parameters_follows_them(scaled):
             "TraceState.trace follows .*differently by parameter",
         ),
     ],
-    ids=["adafactor", "lbfgs", "novograd", "adamax", "adopt", "mixed"],
+    ids=["lbfgs", "novograd", "adamax", "adopt", "mixed"],
 )
 def test_a_state_that_cannot_be_rescaled_is_refused(optimizer, message):
     with pytest.raises(ValueError, match=message) as refusal:
         equi_normalize(optimizer, c=1.2).init(network())
     assert "degrees=" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("container", [dict, nnx.State])
+def test_a_state_that_no_rescaling_is_right_for_is_not_to_be_taught(container):
+    params = container({"a": {"kernel": jnp.ones((2, 2))}})
+    state = optax.adafactor(1e-2).init(params)
+    with pytest.raises(ValueError, match="Adafactor's FactoredState mixes elements") as refusal:
+        rescale_state(state, params, ())
+    assert "degrees=" not in str(refusal.value)
 
 
 def test_degrees_teach_it_a_class(scaled):
@@ -425,6 +436,11 @@ def test_low_precision_keeps_its_dtypes():
     ("call", "message"),
     [
         (lambda: equi_normalize(1.2), r"got 1.2: write equi_normalize\(optimizer, c=1.2\)"),
+        (lambda: equi_normalize(1.2, MOMENTUM), r"got 1.2: write equi_normalize\(optimizer"),
+        (
+            lambda: equi_normalize(MOMENTUM).update(network(), MOMENTUM.init(network()), network()),
+            "no EquiNormalizeState but tuple: use that of init",
+        ),
         (lambda: equi_normalize(MOMENTUM, every=0), "every must be at least 1"),
         (lambda: equi_normalize(MOMENTUM, bias="gauged"), "'gauge', got 'gauged'"),
         (lambda: equi_normalize(bias="gauge"), "bias='gauge' changes the gradients"),
@@ -487,12 +503,29 @@ def test_c_follows_a_schedule(every):
 def test_what_must_not_be_traced_is_named():
     injected = optax.inject_hyperparams(equi_normalize)(optax.sgd(0.1), c=lambda step: 1.2)
     params = network()
-    with pytest.raises(ValueError, match=r"p must be a plain number.*static_args"):
+    with pytest.raises(ValueError, match=r"every must be a plain number.*static_args"):
         jax.jit(injected.update)(params, injected.init(params), params)
+    with pytest.raises(ValueError, match="cycles must be a plain number"):
+        jax.jit(lambda cycles: enorm_step(params, cycles=cycles))(2)
 
 
 def test_wrong_arguments_are_refused_before_any_step():
     params = {f"layer_{k:02d}": {"kernel": jnp.ones((2, 2))} for k in range(2)}
+    groups = chain_groups(params)
+    others = {"a": {"kernel": jnp.ones((2, 2))}}
+    with pytest.raises(ValueError, match=r"\['layer_00'\].* lack, where \['a'\]\['kernel'\] are:"):
+        equi_normalize(optax.sgd(0.1), groups=groups).init(others)
+    seeds = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)
+    with pytest.raises(ValueError, match=r"use jax\.vmap for a leading axis of seeds"):
+        equi_normalize(optax.sgd(0.1), groups=groups).init(seeds)
+    jax.vmap(equi_normalize(optax.sgd(0.1), groups=groups).init)(seeds)
+    for use in (
+        lambda g: explain(g),
+        lambda g: energy(params, g),
+        lambda g: rescale(params, (), g),
+    ):
+        with pytest.raises(ValueError, match="groups must be what infer_groups returns, got tuple"):
+            use(tuple(groups))
     with pytest.raises(ValueError, match="c must be positive"):
         equi_normalize(optax.sgd(0.1), c=-1.0)
     with pytest.raises(ValueError, match="groups must be what infer_groups returns, got list"):

@@ -223,6 +223,17 @@ def test_what_cannot_be_checked_says_so():
         jax.jit(lambda params: len(infer_groups(two_layers, params, x)))(params)
 
 
+def test_what_is_no_tree_of_trained_parameters_is_refused():
+    params, x = networks.tensors(a=(2, 3), bias=(3,), b=(3, 2)), jnp.ones((1, 2))
+    with pytest.raises(ValueError, match=r"a single array.*infer_groups_nnx"):
+        infer_groups(lambda x: two_layers(params, x), x)
+    variables = {"params": params, "batch_stats": {"mean": jnp.ones(3)}}
+    with pytest.raises(
+        ValueError, match=r"variables, batch_stats, params: pass variables\['params"
+    ):
+        infer_groups(lambda variables, x: two_layers(variables["params"], x), variables, x)
+
+
 def test_check_is_exact_in_low_precision():
     params = networks.tensors(a=(4, 64), bias=(64,), b=(64, 3))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)

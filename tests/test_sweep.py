@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import chex
 import jax
@@ -12,6 +13,7 @@ import pytest
 from enorm_jax import history, sweep
 from enorm_jax.cell import LATER, SEED_LIMIT, Cell, same_setting, without_done_seeds
 from enorm_jax.checkpoint import load_arrays, load_variables, save_arrays
+from enorm_jax.errors import InputError
 from enorm_jax.program import compile_program
 from enorm_jax.results import interval, read_results, rounded, write_json
 from enorm_jax.sweep import progress, run_cell
@@ -22,6 +24,7 @@ CELL = Cell(
     learning_rate=0.05, c=1.2, batch_size=8, weight_decay=1e-3, precision="float32", restarts=0,
     seeds=(0, 1),
 )  # fmt: skip
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 TIMED = ("seconds_per_epoch", "compile_seconds", "date", "resumed_from")
 
 
@@ -287,6 +290,31 @@ def test_a_cell_in_progress_keeps_its_seeds_and_so_its_checkpoint(tmp_path):
     CELL.checkpoint_path(tmp_path).write_bytes(b"")
     assert left_of(CELL, tmp_path, [first]) == CELL
     assert left_of(CELL, tmp_path, [first, first | {"seeds": [1]}]) is None
+
+
+def test_what_holds_no_parameters_of_a_finished_cell_is_named(blobs, tmp_path):
+    run_cell(dataclasses.replace(CELL, epochs=1), blobs, tmp_path)
+    (result,) = tmp_path.glob("*.json")
+    checkpoint = tmp_path / "cell.checkpoint.safetensors"
+    save_arrays(checkpoint, {"params": np.ones(2)}, {"attempts": []})
+    for path, fault in (
+        (tmp_path, "is a folder"),
+        (result, "is damaged or holds no parameters"),
+        (checkpoint, "is of a cell in progress"),
+    ):
+        with pytest.raises(InputError, match=rf"{path.name} {fault}: give the .safetensors") as e:
+            load_variables(path)
+        assert "delete" not in str(e.value)
+
+
+def test_committed_cells_are_named_by_the_settings_in_their_files():
+    folders = [RESULTS, *(path for path in RESULTS.iterdir() if path.is_dir())]
+    paths = [path for folder in folders for path in folder.glob("*.json")]
+    cells = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    cells = {path: cell for path, cell in cells.items() if "test_accuracy" in cell}
+    assert len(cells) > 400
+    for path, cell in cells.items():
+        assert path.stem == Cell.of(cell).stem
 
 
 def test_a_checkpoint_of_other_arrays_is_refused(tmp_path):

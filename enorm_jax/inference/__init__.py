@@ -1,6 +1,6 @@
 """Finds the rescaling groups of a network by reading its jaxpr."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,7 +44,8 @@ def infer_groups(
     Args:
       apply_fn: function ``(params, *inputs) -> outputs``, such as
         ``lambda params, x: model.apply({"params": params}, x)``. Outputs are any pytree.
-      params: pytree of parameters.
+      params: pytree of the parameters that are trained; not a module's variables, whose running
+        statistics would be taken for parameters.
       *inputs: example inputs. A small batch serves as well as a large one. Parameters and
         inputs may be `jax.ShapeDtypeStruct` if they are not checked.
       check: whether to run `check` on the result. Without, `enorm_step` refuses it.
@@ -53,7 +54,8 @@ def infer_groups(
       The groups, in network order, with what is left alone and why; see `explain`.
 
     Raises:
-      ValueError: if the check fails, or has shapes instead of numbers, as within `jax.jit`.
+      ValueError: if the check fails, or has shapes instead of numbers, as within `jax.jit`; if
+        the params are a single array or a module's variables.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -71,8 +73,18 @@ def infer_groups(
       Stock et al., `Equi-normalization of Neural Networks
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019, for the groups of skip connections.
     """
-    closed = jax.make_jaxpr(apply_fn)(params, *inputs)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    if [path for path, _ in leaves] == [()]:
+        raise ValueError(
+            "params are a single array, of which no tensor can be told by its name: write "
+            "infer_groups(apply_fn, params, *inputs), or infer_groups_nnx(model, *inputs)"
+        )
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+        raise ValueError(
+            f"these are a module's variables, {', '.join(sorted(params))}: pass "
+            "variables['params'], and let the function close over the others"
+        )
+    closed = jax.make_jaxpr(apply_fn)(params, *inputs)
     names = [jax.tree_util.keystr(path) for path, _ in leaves]
     trace = Trace(names, [tuple(np.shape(leaf)) for _, leaf in leaves])
     values = [_parameter(trace, number, leaf) for number, (_, leaf) in enumerate(leaves)]

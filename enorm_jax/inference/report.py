@@ -3,19 +3,24 @@
 import itertools
 from collections.abc import Sequence
 
-from enorm_jax.groups import Groups, LeftAlone, Slot, readable
+from enorm_jax.groups import Groups, LeftAlone, Slot, readable, require_groups
 
 
 def explain(groups: Groups) -> str:
     """A table of the groups, and of what is left alone because of which operation.
 
-    A number in brackets is the axis whose indices are the group's units.
+    A number in brackets is the axis whose indices are the group's units. Of a kernel that is
+    computed with before it is multiplied by, such as a standardized one, each element counts as a
+    unit that is left alone.
 
     Args:
       groups: from `infer_groups`.
 
     Returns:
       Several lines of plain text.
+
+    Raises:
+      ValueError: if these are no groups.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -32,6 +37,7 @@ def explain(groups: Groups) -> str:
       b           4      tanh in net
       c           1      output of the network
     """
+    require_groups(groups)
     rows: list[tuple[str, ...]] = [("group", "units", "producers", "consumers", "vectors")]
     for number, group in enumerate(groups):
         sides = (group.producers, group.consumers, group.vectors)

@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from enorm_jax import enorm_step, equi_normalize, explain, infer_groups_nnx
+
+
+class Network(nnx.Module):
+    """A convolution with batch norm, a skip, dropout, and two dense layers."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.branch = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.hidden = nnx.Linear(4, 8, rngs=rngs)
+        self.out = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x, temperature=1.0):
+        x = nnx.relu(self.norm(self.stem(x)))
+        x = nnx.relu(x + self.branch(x)).mean(axis=(1, 2))
+        return self.out(nnx.relu(self.hidden(self.drop(x)))) / temperature
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.normal(jax.random.key(0), (4, 5, 5, 1))
+
+
+@pytest.fixture
+def model():
+    return Network(nnx.Rngs(0))
+
+
+def test_groups_name_what_the_optimizer_gets_and_the_model_stays_as_it_is(model, images):
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
+    groups = infer_groups_nnx(model, images, temperature=2.0)
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState)))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert groups.checked
+    assert [group.size for group in groups] == [4, 8]
+    names = [[slot.name for slot in side] for side in (groups[0].producers, groups[0].consumers)]
+    assert names == [["branch/kernel", "norm/scale"], ["branch/kernel", "hidden/kernel"]]
+
+    momentum = equi_normalize(optax.sgd(0.01, momentum=0.9), groups=groups)
+    optimizer = nnx.Optimizer(model, momentum, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        loss, grads = nnx.value_and_grad(lambda model: jnp.square(model(images) - 1).mean())(model)
+        optimizer.update(model, grads)
+        return loss
+
+    for _ in range(30):
+        step(model, optimizer)
+    incoming = jnp.linalg.norm(model.hidden.kernel[...], axis=0)
+    outgoing = jnp.linalg.norm(model.out.kernel[...], axis=1)
+    np.testing.assert_allclose(incoming, outgoing, rtol=1e-4)
+
+
+def test_balanced_parameters_go_back_into_the_module(model, images):
+    model.eval()
+    groups = infer_groups_nnx(model, images)
+    outputs = model(images)
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    nnx.update(model, enorm_step(params, groups=groups, cycles=5))
+    assert not np.allclose(model.out.kernel[...], params["out"]["kernel"])
+    np.testing.assert_allclose(model(images), outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_not_trained_keeps_its_scale(model, images):
+    head = nnx.All(nnx.Param, nnx.PathContains("out"))
+    groups = infer_groups_nnx(model, images, wrt=nnx.Any(head, nnx.PathContains("hidden")))
+    assert [group.size for group in groups] == [8]
+    assert "stem" not in explain(groups)
+    assert not len(infer_groups_nnx(model, images, wrt=head))
+
+
+def test_groups_of_another_structure_are_refused_before_training(model, images):
+    groups = infer_groups_nnx(model, images)
+    some = nnx.All(nnx.Param, nnx.PathContains("out"))
+    with pytest.raises(ValueError, match=r"where \['out'\]\['bias'\], \['out'\]\['kernel'\] are"):
+        nnx.Optimizer(model, equi_normalize(optax.sgd(0.1), groups=groups), wrt=some)
