@@ -63,6 +63,10 @@ def standardize_weights(
     Returns:
       Kernel of the same shape.
 
+    Raises:
+      ValueError: if it is to be centred and each unit has a single weight, of which 0 would be
+        left.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from enorm_jax.kernels import standardize_weights
@@ -74,6 +78,11 @@ def standardize_weights(
       Standardization <https://arxiv.org/abs/1903.10520>`_, 2019.
     """
     flat = wide(kernel.reshape(-1, kernel.shape[-1]))
+    if center and len(flat) == 1:
+        raise ValueError(
+            f"a kernel of shape {kernel.shape} has one weight a unit, and centring would leave 0: "
+            "use the plain layer there, or center=False"
+        )
     if center and scale:  # as a batch of inputs, for the gradient that takes two sums
         units = jnp.ones_like(flat[0])
         result = normalize(flat, units, 0 * units, epsilon)[0]

@@ -107,3 +107,10 @@ def test_enorm_refuses_a_kernel_that_has_no_scale_of_its_own():
     }
     with pytest.raises(ValueError, match=r"layer_00.*weight normalization"):
         enorm_step(params, 1.2)
+
+
+def test_a_unit_of_one_weight_is_not_centred_to_0():
+    single = jnp.full((1, 1, 1, 3), 2.0)
+    with pytest.raises(ValueError, match="one weight a unit, and centring would leave 0"):
+        standardize_weights(single)
+    assert standardize_weights(single, center=False, scale=False).all()

@@ -1,14 +1,12 @@
 """ENorm for a Flax NNX network, inside `nnx.Optimizer`."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
-from enorm_jax import equi_normalize, explain, infer_groups
+from enorm_jax import equi_normalize, explain, infer_groups_nnx
 from enorm_jax.data import load
 
 
@@ -32,13 +30,7 @@ def main(steps: int = 100) -> list[float]:
     data = load("digits")
     images, labels = data.standardization(data.train_images), jnp.asarray(data.train_labels)
     model = ConvNet(nnx.Rngs(0))
-    graph, state = nnx.split(model)
-    params = nnx.as_pure(nnx.state(model, nnx.Param))  # what nnx.Optimizer hands to optax
-
-    def apply(params: Any, x: jax.Array) -> jax.Array:
-        return nnx.merge(graph, nnx.merge_state(state, params), copy=True)(x)
-
-    groups = infer_groups(apply, params, images[:4])
+    groups = infer_groups_nnx(model, images[:4])
     print(explain(groups))
     transform = equi_normalize(optax.sgd(0.1, momentum=0.9, nesterov=True), c=1.1, groups=groups)
     optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
