@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from enorm_jax.conv_models import NormAfter
 from enorm_jax.enorm import Order
+from enorm_jax.errors import InputError
 from enorm_jax.inputs import Inputs
 from enorm_jax.layers import Precision
 from enorm_jax.methods import GROUPS
@@ -111,6 +112,9 @@ class Cell:
         Returns:
           The cell.
 
+        Raises:
+          InputError: if a setting is missing.
+
         Example:
           >>> from enorm_jax.cell import Cell
           >>> cell = Cell("fc", "digits", "bn", 3, 100, False, 10, 0.1, None, 64, 1e-3, "float32",
@@ -119,6 +123,9 @@ class Cell:
           True
         """
         known = LATER | dict(settings)
+        missing = [field.name for field in dataclasses.fields(cls) if field.name not in known]
+        if missing:
+            raise InputError(f"these are no cell's settings, which have {', '.join(missing)} too")
         known |= {name: known[name] and tuple(known[name]) for name in ("seeds", "rates")}
         return cls(**{field.name: known[field.name] for field in dataclasses.fields(cls)})
 

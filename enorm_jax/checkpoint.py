@@ -66,9 +66,9 @@ def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
 
     Returns:
       Flax variables as nested dictionaries, ``{"params": {"layer_00": {"kernel": (R, in, out)},
-      ...}, "batch_stats": ...}`` with a leading axis of R runs, in the order of the settings'
-      seeds, and the cell's settings. `Cell.of` makes a cell of them, and
-      `enorm_jax.networks.build` its network.
+      ...}, "batch_stats": ...}`` with a leading axis of R runs, one per seed, for one rate after
+      the other if there are several, and the cell's settings. `Cell.of` makes a cell of them,
+      and `enorm_jax.networks.build` its network.
 
     Raises:
       OSError: if the file cannot be read.
@@ -82,7 +82,7 @@ def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         arrays, settings = _read(path)
     except InputError:
         raise InputError(f"{os.fspath(path)} is damaged or holds no parameters: {remedy}") from None
-    if "method" not in settings:
+    if "attempts" in settings:
         raise InputError(f"{os.fspath(path)} is of a cell in progress: {remedy}")
     variables: dict[str, Any] = {}
     for name, array in arrays.items():

@@ -235,7 +235,7 @@ def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
         raise ValueError("groups were given in the place of c: write groups=groups")
     if callable(c):
         raise ValueError("c must be a number here; equi_normalize(..., c=schedule) takes schedules")
-    if c is None or isinstance(c, str):
+    if not isinstance(c, (int, float, np.ndarray, np.generic, jax.Array)):
         raise ValueError(f"c must be a single number, got {c!r}")
     if jnp.ndim(c) != 0:
         raise ValueError(f"c must be a single number, got shape {jnp.shape(c)}")
@@ -251,7 +251,14 @@ def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
 
 
 def require_plain(**numbers: Any) -> None:
-    """Raises ValueError for an argument that decides what is traced, and is being traced itself."""
+    """Raises for an argument that decides what is traced, and is being traced itself.
+
+    Args:
+      **numbers: arguments by name.
+
+    Raises:
+      ValueError: if one is a tracer.
+    """
     for name, value in numbers.items():
         if isinstance(value, jax.core.Tracer):
             raise ValueError(

@@ -11,6 +11,7 @@ from enorm_jax.chain_guard import require_last, require_stateless_siblings
 from enorm_jax.degree_check import check_degrees
 from enorm_jax.enorm import Order, check_arguments, require_plain, usable
 from enorm_jax.groups import Groups, by_path
+from enorm_jax.nnx_groups import without_variables
 from enorm_jax.opt_state import Degrees
 from enorm_jax.scaling import Scales
 from enorm_jax.state_rescaling import StateBias, enorm_step_with_state
@@ -125,10 +126,11 @@ def equi_normalize(
     def init(params: Any) -> EquiNormalizeState:
         if groups is not None:
             fast = params.fast if isinstance(params, optax.LookaheadParams) else params
-            found = by_path(fast)
-            # Flax NNX initializes with variables, and updates with the arrays in them.
-            arrays = {path.removesuffix(".value"): leaf for path, leaf in found.items()}
-            usable(fast, groups).select(arrays)
+            groups_here = usable(fast, groups)
+            if groups_here.paths <= by_path(fast).keys():
+                groups_here.leaves(fast)
+            else:
+                groups_here.leaves(without_variables(fast))
         if optimizer is None:
             require_stateless_siblings(params, degrees)
         else:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from typing import Any, overload
 
 import jax
@@ -146,6 +146,11 @@ class Groups(Sequence[RescalingGroup]):
         """Path -> its slots as a vector, each with its group's number."""
         return self._by_path("vectors")
 
+    @property
+    def paths(self) -> Set[str]:
+        """The paths of all tensors that the groups name."""
+        return self.producers.keys() | self.consumers.keys() | self.vectors.keys()
+
     def _by_path(self, side: str) -> dict[str, list[tuple[int, Slot]]]:
         slots = collections.defaultdict(list)
         for number, group in enumerate(self.groups):
@@ -165,39 +170,37 @@ class Groups(Sequence[RescalingGroup]):
         Raises:
           ValueError: if one is missing or of another shape.
         """
-        return self.select(by_path(params))
-
-    def select(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """The tensors that the groups name.
-
-        Args:
-          found: leaves by path, from `by_path`.
-
-        Returns:
-          Those that are named.
-
-        Raises:
-          ValueError: if one is missing or of another shape.
-        """
+        found = by_path(params)
         slots = itertools.chain(self.producers.items(), self.consumers.items())
         for path, ((_, slot), *_) in itertools.chain(slots, self.vectors.items()):
             if path not in found:
-                in_nnx = ", or with infer_groups_nnx" if ".value" in path else ""
-                there = ", ".join([*found][:3]) + ", ..." * (len(found) > 3)
+                here = ", ".join([*found][:3]) + ", ..." * (len(found) > 3)
                 raise ValueError(
-                    f"the groups name {path}, which these params lack, where {there} are: infer "
-                    f"groups of params of this structure{in_nnx}"
+                    f"the groups name {path}, and these params have {here or 'no tensors'}: infer "
+                    "groups of these; of a Flax NNX module with infer_groups_nnx"
                 )
             if found[path].shape != slot.shape:
                 raise ValueError(
                     f"{path} has shape {found[path].shape}, the groups were made for {slot.shape}: "
                     "infer them again; use jax.vmap for a leading axis of seeds"
                 )
-        return {path: found[path] for path in self.producers | self.consumers | self.vectors}
+        return {path: found[path] for path in self.paths}
 
 
 def by_path(params: Params) -> dict[str, Any]:
-    """The leaves of a pytree by their paths, as `jax.tree_util.keystr` spells them."""
+    """The leaves of a pytree by their paths.
+
+    Args:
+      params: any pytree.
+
+    Returns:
+      Mapping from paths, as `jax.tree_util.keystr` spells them, to leaves.
+
+    Example:
+      >>> from enorm_jax.groups import by_path
+      >>> by_path({"layer": {"kernel": 1.0}})
+      {"['layer']['kernel']": 1.0}
+    """
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from enorm_jax.errors import InputError
 from enorm_jax.norms import normalize
 from enorm_jax.scaling import wide
 
@@ -64,7 +65,7 @@ def standardize_weights(
       Kernel of the same shape.
 
     Raises:
-      ValueError: if it is to be centred and each unit has a single weight, of which 0 would be
+      InputError: if it is to be centred and each unit has a single weight, of which 0 would be
         left.
 
     Example:
@@ -79,9 +80,9 @@ def standardize_weights(
     """
     flat = wide(kernel.reshape(-1, kernel.shape[-1]))
     if center and len(flat) == 1:
-        raise ValueError(
+        raise InputError(
             f"a kernel of shape {kernel.shape} has one weight a unit, and centring would leave 0: "
-            "use the plain layer there, or center=False"
+            "choose wider layers, the plain one, or center=False"
         )
     if center and scale:  # as a batch of inputs, for the gradient that takes two sums
         units = jnp.ones_like(flat[0])
@@ -190,6 +191,9 @@ class WeightStandardizedDense(_WeightStandardized, nn.Dense):
       scale: whether to divide by the deviation.
       epsilon: added to the variance, inside the root.
 
+    Raises:
+      ValueError: as `standardize_weights`.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from enorm_jax import WeightStandardizedDense
@@ -212,6 +216,9 @@ class WeightStandardizedConv(_WeightStandardized, nn.Conv):
       center: whether to subtract the mean.
       scale: whether to divide by the deviation.
       epsilon: added to the variance, inside the root.
+
+    Raises:
+      ValueError: as `standardize_weights`.
 
     Example:
       >>> import jax, jax.numpy as jnp

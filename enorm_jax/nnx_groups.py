@@ -1,5 +1,6 @@
 """Groups of Flax NNX modules, which hold their parameters themselves."""
 
+import sys
 from typing import Any
 
 from enorm_jax.groups import Groups, Params
@@ -21,7 +22,7 @@ def infer_groups_nnx(
       wrt: which parameters are trained, as for `nnx.Optimizer`; None for `nnx.Param`. Others stay
         as they are, and so do the scales of units between them.
       check: whether to check the result, as for `infer_groups`.
-      **keywords: further arguments of its call, such as ``train=True``.
+      **keywords: further arguments of its call, such as ``train=True`` or ``rngs=nnx.Rngs(0)``.
 
     Returns:
       The groups, for ``equi_normalize(optimizer, groups=groups)`` in an `nnx.Optimizer`, or for
@@ -57,6 +58,36 @@ def infer_groups_nnx(
 
     def apply(params: Params, *inputs: Any) -> Any:
         copy = nnx.merge(graph, nnx.merge_state(state, params), copy=True)
-        return copy(*inputs, **keywords)
+        # Of what is not traced here, such as a stream of random keys, nothing may change.
+        copies = {
+            name: nnx.clone(value) if isinstance(value, nnx.Pytree) else value
+            for name, value in keywords.items()
+        }
+        return copy(*inputs, **copies)
 
     return infer_groups(apply, params, *inputs, check=check)
+
+
+def without_variables(params: Params) -> Params:
+    """Parameters with arrays in place of Flax NNX's variables.
+
+    `flax.nnx.Optimizer` initializes an optimizer with variables, and updates with their arrays.
+
+    Args:
+      params: any pytree.
+
+    Returns:
+      The same, if there are no variables in it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from enorm_jax.nnx_groups import without_variables
+      >>> without_variables({"scale": nnx.Param(jnp.ones(()))})
+      {'scale': Array(1., dtype=float32)}
+    """
+    if "flax.nnx" not in sys.modules:  # where nobody has made variables
+        return params
+    from flax import nnx
+
+    return nnx.as_pure(params)

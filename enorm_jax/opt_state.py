@@ -47,8 +47,12 @@ DEGREES: Mapping[str, Mapping[str, int]] = {
 # of `DEGREES` divide the gradient's scale out.
 _PROPORTIONAL = {"EmaState", "ScaleByOptimisticGradientState", "TraceState"}
 _WRAPPERS = {"MultiStepsState", "ScheduleFreeState"}
-# They mix the elements of a tensor, whose factors differ.
-_MIXING = {"FactoredState": "Adafactor's"}
+# They mix elements of a tensor, whose factors differ.
+_MIXING = {
+    "FactoredState": "Adafactor",
+    "ScaleByNovogradState": "NovoGrad",
+    "ScaleBySM3State": "SM3",
+}
 
 
 def walk_state(state: Any, params: Any, visit: Visit, degrees: Degrees | None = None) -> Any:
@@ -88,7 +92,7 @@ class _Walk:
             return self._fields(state, self.degrees[kind], order, final=True)[0], None
         if optax_name in _MIXING:
             raise ValueError(
-                f"{_MIXING[optax_name]} {optax_name} mixes elements of a tensor, so that no "
+                f"{_MIXING[optax_name]}'s {optax_name} mixes elements of a tensor, so that no "
                 "rescaling of it is right: use another optimizer, such as optax.adamw"
             )
         if optax_name in DEGREES:

@@ -197,7 +197,7 @@ def methods(text: str) -> tuple[str, ...]:
     """Parses comma-separated names of methods, ``study``, ``original`` or ``all``.
 
     Args:
-      text: what the user wrote.
+      text: what the user wrote; spaces in it and a comma at its end do not count.
 
     Returns:
       Names that `make_method` knows.

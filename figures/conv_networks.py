@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from enorm_jax import cli
+from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
 from enorm_jax.conv_plots import accuracy_over_batch, accuracy_over_epochs
 from enorm_jax.errors import InputError
@@ -24,16 +24,13 @@ from enorm_jax.storage import check_writable
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "experiments" / "results"
 # What tells the points of a figure apart, by experiment.
-POINT = {
-    "conv": ("method", "learning_rate"),
-    "micro_batch": ("method", "learning_rate", "batch_size"),
-}
+POINT = {"conv": ("method", "learning_rate"), "micro_batch": ("method", "batch_size")}
 DRAW: Mapping[str, Callable[..., list[Path]]] = {
     "conv": accuracy_over_epochs,
     "micro_batch": accuracy_over_batch,
 }
 # What only some methods have, or have in a way of their own.
-OF_METHOD = ("c", "groups", "bias_handling", "order", "balance_last", "of_norms")
+OF_METHOD = ("c", "groups", "bias_handling", "order", "balance_last", "of_norms", "norm_after")
 
 
 def seeds_by_setting(results: Iterable[dict[str, Any]]) -> dict[Cell, set[int]]:
@@ -48,17 +45,24 @@ def seeds_by_setting(results: Iterable[dict[str, Any]]) -> dict[Cell, set[int]]:
 def of_one_figure(found: Mapping[Cell, set[int]]) -> list[Cell]:
     """What one figure can show: the cells of a setting, and one a point, of the most runs."""
     point = POINT[next(iter(found)).experiment]
-    shared = [f.name for f in dataclasses.fields(Cell) if f.name not in (*point, *OF_METHOD)]
+    own = (*point, *OF_METHOD, "learning_rate")
+    fixed = [field.name for field in dataclasses.fields(Cell) if field.name not in own]
 
-    def values(cell: Cell, names: Iterable[str]) -> tuple[Any, ...]:
-        return tuple(getattr(cell, name) for name in names)
+    def shared(cell: Cell) -> tuple[Any, ...]:
+        # In micro_batch.py rates are proportional to the batch size.
+        rate = None if "learning_rate" in point else cell.learning_rate / cell.batch_size
+        return rate, *(getattr(cell, name) for name in fixed)
 
     counts = collections.Counter[tuple[Any, ...]]()
     for cell, seeds in found.items():
-        counts[values(cell, shared)] += len(seeds)
+        counts[shared(cell)] += len(seeds)
     ((most, _),) = counts.most_common(1)
     fewest_first = sorted(found, key=lambda cell: len(found[cell]))
-    points = {values(c, point): c for c in fewest_first if values(c, shared) == most}
+    points = {
+        tuple(getattr(cell, name) for name in point): cell
+        for cell in fewest_first
+        if shared(cell) == most
+    }
     methods = in_order(cell.method for cell in points.values())
     return sorted(
         points.values(), key=lambda c: (c.batch_size, methods.index(c.method), c.learning_rate)
@@ -68,30 +72,30 @@ def of_one_figure(found: Mapping[Cell, set[int]]) -> list[Cell]:
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("results", type=parse.folder, nargs="?", help="folder of cells")
     parser.add_argument(
-        "results", type=Path, nargs="*", default=[RESULTS / name for name in POINT],
-        help="folders of cells",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="folder; default: that of the cells")
+        "--out", type=parse.folder, help="folder for the drawings; default: that of the cells"
+    )
     args = parser.parse_args()
-    for folder in args.results:
-        results = [cell for cell in read_results(folder) if cell.get("experiment") in POINT]
-        if not results:
-            raise InputError(
-                f"{folder} holds no finished cell of conv_sweep.py or micro_batch.py: give another"
-            )
-        out = args.out or (HERE if folder.parent == RESULTS else folder)
-        check_writable(out)
-        figures: dict[str, dict[Cell, set[int]]] = {}
-        for cell, seeds in seeds_by_setting(results).items():
-            name = cell.size if cell.experiment == "conv" else cell.experiment
-            figures.setdefault(f"{name}_{cell.dataset}", {})[cell] = seeds
-        for stem, found in figures.items():
-            chosen = of_one_figure(found)
-            if left := len(found) - len(chosen):
-                print(f"settings that are left out of {stem}, of fewer runs: {left}")
-            for path in DRAW[chosen[0].experiment](chosen, results, out / stem):
-                print(path)
+    folders = [args.results] if args.results else [RESULTS / name for name in POINT]
+    every = [cell for folder in folders for cell in read_results(folder)]
+    results = [cell for cell in every if cell.get("experiment") in POINT]
+    if not results:
+        raise InputError(
+            f"{folders[0]} holds no finished cell of conv_sweep.py or micro_batch.py: give another"
+        )
+    out = args.out or args.results or HERE
+    check_writable(out)
+    figures: dict[str, dict[Cell, set[int]]] = {}
+    for cell, seeds in seeds_by_setting(results).items():
+        name = cell.size if cell.experiment == "conv" else cell.experiment
+        figures.setdefault(f"{name}_{cell.dataset}", {})[cell] = seeds
+    for stem, found in figures.items():
+        chosen = of_one_figure(found)
+        if left := len(found) - len(chosen):
+            print(f"settings that are left out of {stem}, of no more runs: {left}")
+        for path in DRAW[chosen[0].experiment](chosen, results, out / stem):
+            print(path)
 
 
 if __name__ == "__main__":

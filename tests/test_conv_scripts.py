@@ -153,14 +153,13 @@ def test_bcn_is_one_curve_over_batch_sizes_unless_both_kinds_are_trained_at_one(
 def test_one_figure_shows_the_setting_of_most_runs_and_of_a_method_that_of_most(
     tmp_path, run_script
 ):
-    def result(name, method, seeds, **changes):
-        flags = ["--method", method, "--dataset", "digits"]
-        (cell,) = conv_sweep.cells(conv_sweep.parser().parse_args(flags))
+    def result(name, script, method, seeds, **changes):
+        flags = ["--method", method, "--dataset", "digits", *changes.pop("flags", [])]
+        (cell,) = script.cells(script.parser().parse_args(flags))
         cell = dataclasses.replace(cell, epochs=2, seeds=seeds, **changes)
-        curve = [[40.0, 50.0]] * len(cell.seeds)
         found = {
-            "test_accuracy": [50.0] * len(cell.seeds), "diverged": [None] * len(cell.seeds),
-            "curves": {"test_accuracy": curve},
+            "test_accuracy": [50.0] * len(seeds), "diverged": [None] * len(seeds),
+            "curves": {"test_accuracy": [[40.0, 50.0]] * len(seeds)},
         }  # fmt: skip
         write_json(tmp_path / f"{name}.json", cell.settings() | found)
 
@@ -168,16 +167,23 @@ def test_one_figure_shows_the_setting_of_most_runs_and_of_a_method_that_of_most(
     status, _, err = run_script(script, tmp_path)
     assert (status, err.count("\n")) == (2, 1)
     assert "holds no finished cell of conv_sweep.py or micro_batch.py" in err
-    result("a", "bn", (0, 1))
-    result("b", "bn", (2,), restarts=1)  # the same setting
-    result("c", "enorm", (0, 1, 2, 3), c=1.3)
-    result("d", "enorm", (0,), c=1.1)  # fewer runs
-    result("e", "gn", (6,), batch_size=32)  # another setting
+    result("a", conv_sweep, "bn", (0, 1), flags=["--norm-after", "all"])
+    result("b", conv_sweep, "bn", (2,), restarts=1, flags=["--norm-after", "all"])  # the same
+    result("c", conv_sweep, "enorm", (0, 1, 2, 3), c=1.3)
+    result("d", conv_sweep, "enorm", (0,), c=1.1)  # fewer runs
+    result("e", conv_sweep, "gn", (6,), batch_size=32)  # another setting
+    for size in ("1", "8"):
+        result(f"f{size}", micro_batch, "gn", (0, 1), flags=["--batch-sizes", size])
+    result("g", micro_batch, "gn", (0, 1, 2), flags=["--batch-sizes", "8", "--lr", "0.7"])
     status, out, err = run_script(script, tmp_path)
     assert status == 0, err
-    assert "settings that are left out of conv09_digits, of fewer runs: 2" in out
-    text = (tmp_path / "conv09_digits.svg").read_text()
-    assert set(re.findall(r"<!-- (.*, n = \d+) -->", text)) == {"BN, n = 3", "ENorm, n = 4"}
+    assert "settings that are left out of conv09_digits, of no more runs: 2" in out
+    assert "settings that are left out of micro_batch_digits, of no more runs: 1" in out
+    legends = [
+        set(re.findall(r"<!-- (.*, n = .*) -->", (tmp_path / f"{stem}.svg").read_text()))
+        for stem in ("conv09_digits", "micro_batch_digits")
+    ]
+    assert legends == [{"BN, n = 3", "ENorm, n = 4"}, {"GN, n = 2"}]
 
 
 @pytest.mark.slow

@@ -356,6 +356,7 @@ def test_wrong_params_are_named(params, message):
         {"c": np.ones(3)},
         {"c": None},
         {"c": "1.2"},
+        {"c": {}},
         {"c": lambda step: 1.2},
         {"p": 0.5},
         {"cycles": 0},

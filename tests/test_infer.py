@@ -225,13 +225,18 @@ def test_what_cannot_be_checked_says_so():
 
 def test_what_is_no_tree_of_trained_parameters_is_refused():
     params, x = networks.tensors(a=(2, 3), bias=(3,), b=(3, 2)), jnp.ones((1, 2))
-    with pytest.raises(ValueError, match=r"a single array.*infer_groups_nnx"):
+    with pytest.raises(ValueError, match=r"one array and no input.*infer_groups_nnx"):
         infer_groups(lambda x: two_layers(params, x), x)
+    flat = infer_groups(lambda flat, x: jax.nn.relu(x @ flat), jnp.ones((2, 3)), x)
+    assert flat.checked
     variables = {"params": params, "batch_stats": {"mean": jnp.ones(3)}}
-    with pytest.raises(
-        ValueError, match=r"variables, batch_stats, params: pass variables\['params"
-    ):
+    with pytest.raises(ValueError, match=r"batch_stats is not trained: pass variables\['params"):
         infer_groups(lambda variables, x: two_layers(variables["params"], x), variables, x)
+    named = {"params": params, "temperature": jnp.ones(())}
+    groups = infer_groups(
+        lambda named, x: two_layers(named["params"], x) / named["temperature"], named, x
+    )
+    assert [group.size for group in groups] == [3]
 
 
 def test_check_is_exact_in_low_precision():

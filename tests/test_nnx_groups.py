@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +6,7 @@ import optax
 import pytest
 from flax import nnx
 
-from enorm_jax import enorm_step, equi_normalize, explain, infer_groups_nnx
+from enorm_jax import enorm_step, equi_normalize, explain, infer_groups, infer_groups_nnx
 
 
 class Network(nnx.Module):
@@ -19,10 +20,10 @@ class Network(nnx.Module):
         self.hidden = nnx.Linear(4, 8, rngs=rngs)
         self.out = nnx.Linear(8, 3, rngs=rngs)
 
-    def __call__(self, x, temperature=1.0):
+    def __call__(self, x, temperature=1.0, rngs=None):
         x = nnx.relu(self.norm(self.stem(x)))
         x = nnx.relu(x + self.branch(x)).mean(axis=(1, 2))
-        return self.out(nnx.relu(self.hidden(self.drop(x)))) / temperature
+        return self.out(nnx.relu(self.hidden(self.drop(x, rngs=rngs)))) / temperature
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,12 @@ def model():
 
 
 def test_groups_name_what_the_optimizer_gets_and_the_model_stays_as_it_is(model, images):
-    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngKey))))
     groups = infer_groups_nnx(model, images, temperature=2.0)
-    after = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState)))
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngKey)))
     jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert infer_groups_nnx(model, images, rngs=nnx.Rngs(1)) == groups
+    assert not infer_groups_nnx(model, images, check=False).checked
     assert groups.checked
     assert [group.size for group in groups] == [4, 8]
     names = [[slot.name for slot in side] for side in (groups[0].producers, groups[0].consumers)]
@@ -82,5 +85,35 @@ def test_what_is_not_trained_keeps_its_scale(model, images):
 def test_groups_of_another_structure_are_refused_before_training(model, images):
     groups = infer_groups_nnx(model, images)
     some = nnx.All(nnx.Param, nnx.PathContains("out"))
-    with pytest.raises(ValueError, match=r"where \['out'\]\['bias'\], \['out'\]\['kernel'\] are"):
+    with pytest.raises(ValueError, match=r"have \['out'\]\['bias'\], \['out'\]\['kernel'\]: infer"):
         nnx.Optimizer(model, equi_normalize(optax.sgd(0.1), groups=groups), wrt=some)
+
+
+class Nested(nnx.Module):
+    """Parameters that are trees, and a name that is spelt as an attribute of variables."""
+
+    def __init__(self, rngs):
+        self.value = nnx.Param({"a": rngs.normal((3, 4)), "b": rngs.normal((4, 2))})
+
+    def __call__(self, x):
+        return nnx.relu(x @ self.value["a"]) @ self.value["b"]
+
+
+def test_groups_fit_however_variables_hold_their_arrays():
+    model, x = Nested(nnx.Rngs(0)), jnp.ones((2, 3))
+    groups = infer_groups_nnx(model, x)
+    assert [group.size for group in groups] == [4]
+    nnx.Optimizer(model, equi_normalize(optax.sgd(0.1), groups=groups), wrt=nnx.Param)
+
+
+def test_variables_themselves_are_balanced_where_groups_name_them():
+    layers = nnx.Sequential(
+        nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(4, 2, rngs=nnx.Rngs(1))
+    )
+    graph, state = nnx.split(layers)
+    groups = infer_groups(lambda state, x: nnx.merge(graph, state)(x), state, jnp.ones((2, 3)))
+    transform = equi_normalize(optax.sgd(0.1), groups=groups)
+    still = jax.tree.map(jnp.zeros_like, state)
+    updates, _ = transform.update(still, transform.init(state), state)
+    balanced = enorm_step(state, groups=groups)
+    chex.assert_trees_all_close(optax.apply_updates(state, updates), balanced, rtol=1e-6)

@@ -27,7 +27,7 @@ def test_the_notebook_runs_on_digits(method, monkeypatch, tmp_path):
         cell = Cell(
             experiment="fc", dataset="digits", method=method, depth=2, width=20, bias=False,
             epochs=10, learning_rate=0.1, c=None, batch_size=64, weight_decay=1e-3,
-            precision="float32", restarts=0, seeds=(3,), groups=4, inputs="image",
+            precision="float32", restarts=0, seeds=(3,), groups=4, inputs="image", fold="1/5",
         )  # fmt: skip
         run_cell(cell, data.load("digits"), tmp_path, save_params=True)
         monkeypatch.setenv("ENORM_PARAMS", str(cell.params_path(tmp_path)))

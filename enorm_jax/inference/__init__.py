@@ -55,7 +55,7 @@ def infer_groups(
 
     Raises:
       ValueError: if the check fails, or has shapes instead of numbers, as within `jax.jit`; if
-        the params are a single array or a module's variables.
+        params are a module's variables, or missing.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -74,14 +74,15 @@ def infer_groups(
       <https://arxiv.org/abs/1902.10416>`_, ICLR 2019, for the groups of skip connections.
     """
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    if [path for path, _ in leaves] == [()]:
+    if not inputs and [path for path, _ in leaves] == [()]:
         raise ValueError(
-            "params are a single array, of which no tensor can be told by its name: write "
-            "infer_groups(apply_fn, params, *inputs), or infer_groups_nnx(model, *inputs)"
+            "there is one array and no input: write infer_groups(apply_fn, params, *inputs), or of "
+            "a Flax NNX module infer_groups_nnx(model, *inputs)"
         )
-    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+    untrained = [name for name in ("batch_stats", "cache") if _has(params, name)]
+    if untrained and _has(params, "params"):
         raise ValueError(
-            f"these are a module's variables, {', '.join(sorted(params))}: pass "
+            f"these are a module's variables, of which {untrained[0]} is not trained: pass "
             "variables['params'], and let the function close over the others"
         )
     closed = jax.make_jaxpr(apply_fn)(params, *inputs)
@@ -99,6 +100,10 @@ def infer_groups(
 
 
 _check = check
+
+
+def _has(params: Params, name: str) -> bool:
+    return isinstance(params, Mapping) and name in params
 
 
 def _parameter(trace: Trace, number: int, leaf: Any) -> Value:
