@@ -126,11 +126,8 @@ def equi_normalize(
     def init(params: Any) -> EquiNormalizeState:
         if groups is not None:
             fast = params.fast if isinstance(params, optax.LookaheadParams) else params
-            groups_here = usable(fast, groups)
-            if groups_here.paths <= by_path(fast).keys():
-                groups_here.leaves(fast)
-            else:
-                groups_here.leaves(without_variables(fast))
+            named = set(usable(fast, groups).paths)
+            groups.leaves(fast if named <= by_path(fast).keys() else without_variables(fast))
         if optimizer is None:
             require_stateless_siblings(params, degrees)
         else:

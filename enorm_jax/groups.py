@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Any, overload
 
 import jax
@@ -147,9 +147,9 @@ class Groups(Sequence[RescalingGroup]):
         return self._by_path("vectors")
 
     @property
-    def paths(self) -> Set[str]:
-        """The paths of all tensors that the groups name."""
-        return self.producers.keys() | self.consumers.keys() | self.vectors.keys()
+    def paths(self) -> tuple[str, ...]:
+        """The paths of all tensors that the groups name, each once, always in the same order."""
+        return tuple(dict.fromkeys((*self.producers, *self.consumers, *self.vectors)))
 
     def _by_path(self, side: str) -> dict[str, list[tuple[int, Slot]]]:
         slots = collections.defaultdict(list)
