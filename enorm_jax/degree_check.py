@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from enorm_jax.opt_state import Degrees, walk_state
+from enorm_jax.state_rescaling import fast_params
 
 Fields = list[tuple[str, int, list[np.ndarray]]]
 
@@ -78,7 +79,7 @@ def _fields(optimizer: Any, params: Any, degrees: Degrees | None, size: float) -
         return jnp.full((1,) * leaf.ndim, value, leaf.dtype)
 
     standing = jax.tree.map(lambda leaf: stand_in(leaf, 0.0), params)
-    fast = standing.fast if isinstance(standing, optax.LookaheadParams) else standing
+    fast = fast_params(standing)
     state = optimizer.init(standing)
     for value in (1.0, 0.7):
         grads = jax.tree.map(lambda leaf, value=value: stand_in(leaf, size * value), fast)

@@ -14,7 +14,7 @@ from enorm_jax.groups import Groups, by_path
 from enorm_jax.nnx_groups import without_variables
 from enorm_jax.opt_state import Degrees
 from enorm_jax.scaling import Scales
-from enorm_jax.state_rescaling import StateBias, enorm_step_with_state
+from enorm_jax.state_rescaling import StateBias, enorm_step_with_state, fast_params
 
 
 class EquiNormalizeState(NamedTuple):
@@ -125,7 +125,7 @@ def equi_normalize(
 
     def init(params: Any) -> EquiNormalizeState:
         if groups is not None:
-            fast = params.fast if isinstance(params, optax.LookaheadParams) else params
+            fast = fast_params(params)
             named = set(usable(fast, groups).paths)
             groups.leaves(fast if named <= by_path(fast).keys() else without_variables(fast))
         if optimizer is None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from enorm_jax.enorm import Order, cumulative_scales
-from enorm_jax.groups import Groups, Params, chain_groups
+from enorm_jax.groups import Groups, Params, by_path, chain_groups
 from enorm_jax.opt_state import Degrees, walk_state
 from enorm_jax.scaling import Scales, rescale
 
@@ -151,7 +151,7 @@ def enorm_step_with_state(
         raise ValueError(f"bias must be 'scale', 'keep' or 'gauge', got {bias!r}")
     # As in `enorm_step`, the barriers keep XLA from computing updates and scales again.
     params = jax.lax.optimization_barrier(params)
-    fast = params.fast if isinstance(params, optax.LookaheadParams) else params
+    fast = fast_params(params)
     scales = cumulative_scales(
         fast, c, groups=groups, p=p, cycles=cycles, order=order, balance_last=balance_last
     )
@@ -164,6 +164,24 @@ def enorm_step_with_state(
     if isinstance(params, optax.LookaheadParams):
         return optax.LookaheadParams(moved(params.fast), moved(params.slow)), opt_state, scales
     return moved(params), opt_state, scales
+
+
+def fast_params(params: Any) -> Params:
+    """The parameters that an optimizer steps.
+
+    Args:
+      params: parameters, or `optax.LookaheadParams`.
+
+    Returns:
+      The fast ones of `optax.LookaheadParams`; others as they are.
+
+    Example:
+      >>> import optax
+      >>> from enorm_jax.state_rescaling import fast_params
+      >>> fast_params(optax.LookaheadParams(fast={"w": 1.0}, slow={"w": 2.0}))
+      {'w': 1.0}
+    """
+    return params.fast if isinstance(params, optax.LookaheadParams) else params
 
 
 def weight_factors(
@@ -189,8 +207,7 @@ def weight_factors(
 
     ones = jax.tree.map(one, params)
     tree = rescale(ones, scales, groups, bias="scale" if bias == "gauge" else bias)
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return by_path(tree)
 
 
 def vector_paths(params: Params, groups: Groups | None = None) -> frozenset[str]:

@@ -86,8 +86,7 @@ def test_what_a_sweep_left_is_read_as_it_says(monkeypatch, tmp_path):
     assert len(scope["accuracies"]) > 100
     for run, accuracy in enumerate(result["test_accuracy"]):
         variables = jax.tree.map(lambda leaf, run=run: leaf[run], scope["variables"])
-        images = digits.standardization(digits.test_images)
-        logits = scope["model"].apply(variables, images, train=False)
+        logits = scope["model"].apply(variables, scope["images"], train=False)
         right = (logits.argmax(axis=1) == digits.test_labels).mean()
         assert 100 * float(right) == pytest.approx(accuracy, abs=0.3)
 
