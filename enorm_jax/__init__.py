@@ -1,4 +1,34 @@
-"""Network normalization in JAX: ENorm and its rivals, and the study that compares them."""
+"""Network normalization in JAX: ENorm and its rivals, and the study that compares them.
+
+Balance a network's norms while it trains:
+  enorm_step: one cycle on parameters, after the optimizer's step.
+  enorm_step_with_state: the same, with the optimizer's state.
+  equi_normalize: an optax optimizer that does both after each of its steps.
+  check_degrees: how an optimizer's state scales, for one that `equi_normalize` does not know.
+
+Tell which units can be rescaled:
+  infer_groups, infer_groups_nnx: found in any Flax or plain JAX network.
+  explain, check: what was found and why not the rest, and whether the function stays.
+  Groups, RescalingGroup, Slot: what they find; also written by hand.
+
+Parts of a cycle:
+  cycle_scales, rescale, rescale_state: a cycle's scales, and what they do to parameters and state.
+  cumulative_scales, energy: of several cycles; what balancing makes small.
+  bias_amplification: how much balancing enlarges the steps of biases.
+  initial_gauge, gauge_gradients, advance_gauge: biases trained as if nothing were rescaled.
+  equalize: equal ranges on both sides of every unit, for quantization.
+
+Other normalizations, in any network:
+  BatchNorm, BatchChannelNorm, group_norm, layer_norm: of activations.
+  WeightNormDense, WeightNormConv, WeightStandardizedDense, WeightStandardizedConv: of kernels.
+  scale_by_path: Path-SGD, of gradients.
+
+Networks:
+  FullyConnected, FullyConvolutional, ResNet.
+
+Each has its equation and an example in its docstring; what trains and draws the study are the
+package's other modules.
+"""
 
 from enorm_jax.amplification import bias_amplification as bias_amplification
 from enorm_jax.bias_gauge import advance_gauge as advance_gauge
