@@ -67,7 +67,7 @@ def test_divergence_with_bias_is_judged_from_the_first_epoch_of_runs_of_any_leng
     assert judge("bias-diverges", shallow, short[:-1], late).verdict == "does not hold"
     longer = [cell(ENORM_BIAS, p, [None, None]) for p in DEEP]  # of the same seeds
     found = judge("bias-diverges", shallow, short, longer)
-    assert found.figures.startswith(f"{sum(len(r['seeds']) for r in shallow) + 20} of ")
+    assert found.figures.startswith(f"{sum(len(r['seeds']) for r in shallow) + 10} of ")
     trained = [cell(ENORM_BIAS, 11, [12.0, None], epochs=1)]
     assert judge("bias-diverges", trained).verdict == "does not hold"
     assert judge("bias-diverges", cells(ENORM_BIAS, 10.0, SHALLOW)).verdict == "does not hold"
@@ -89,13 +89,17 @@ def test_occasional_divergence_needs_runs_that_were_lost_and_cured():
 def test_first_epochs_count_how_often_runs_diverge_and_nothing_else():
     fine = cells(ENORM, 54.0, DEEP)
     short = {"experiment": "divergence", "schedule": "constant", "epochs": 1}
-    first = [cell(ENORM, p, [28.0, 29.0, 27.0], restarted=[[], [LOST], []], **short) for p in DEEP]
+    one = {"restarted": [[], [LOST], []], "seeds": [2, 3, 4]}
+    first = [cell(ENORM, p, [28.0, 29.0, 27.0], **one, **short) for p in DEEP]
     found = judge("occasional", fine, first)
     assert found.verdict == "holds"
     assert found.figures.startswith("5 of 25 runs diverged, 5 of them cured")
+    assert "epochs alone, 0 of 10 runs diverged" in found.figures
+    assert found.figures.endswith("undecided")
     assert found.tables[0].rows[0][-1] == "1 of 3 diverged, 1 cured"
-    dead = cell(ENORM, 19, [28.0, 10.0], restarted=[[], [LOST]], **short)
-    assert judge("occasional", fine, [dead]).verdict == "does not hold"
+    dead = [cell(ENORM, 19, [10.0], restarted=[[LOST]], seeds=[k], **short) for k in (0, 2)]
+    assert judge("occasional", fine, dead[:1]).verdict == "undecided"  # a longer run of its seed
+    assert judge("occasional", fine, dead).verdict == "does not hold"
     low = cells(BASELINE, 53.0)
     assert judge("enorm-baseline", first, low).reason == "runs missing at p = 1–19"
     longer = [one | {"epochs": 2} for one in first]

@@ -108,17 +108,11 @@ def occasional(
     precision = store.precision([setting], depths, any_epochs=True)
     groups = [store.at(setting, depth, precision, any_epochs=True) for depth in depths]
     runs = [run for group in groups for run in group.runs]
-    lost = [run for run in runs if run.lost]
-    cured = [run for run in lost if _cured(run)]
-    # Started again, and lost again or no better than before it learned.
-    again = [run for run in lost if len(run.lost) > 1 or run.accuracy is not None]
-    lost_again = [run for run in again if run not in cured]
-    some_last = len(lost) < len(runs)
-    bound = float(beta.ppf(0.975, len(lost) + 1, len(runs) - len(lost))) if some_last else 1.0
-    figures = (
-        f"{len(lost)} of {len(runs)} runs diverged, {len(cured)} of them cured by a "
-        f"restart; 95 % bound on the rate {100 * bound:.0f} %"
-    )
+    whole = [run for run in runs if run.epochs == EPOCHS]
+    (verdict, why), (of_whole, _) = (_occasional(some, enough, rate) for some in (runs, whole))
+    figures = _counts(runs)
+    if len(whole) < len(runs):
+        figures += f"; by runs of {EPOCHS} epochs alone, {_counts(whole)}: {of_whole}"
     rows = []
     for group in groups:
         long = [run for run in group.runs if run.epochs == EPOCHS]
@@ -127,21 +121,39 @@ def occasional(
         first = f"{len(began)} of {len(short)} diverged, {sum(map(_cured, began))} cured"
         texts = ("; ".join(map(_fate, long)) or "–", first if short else "–")
         rows.append((str(group.depth), precision, *texts))
-    header = ("p", "precision", f"{setting.label}: each run", "runs of fewer epochs")
-    table = Table(header, tuple(rows))
-    verdict: Verdict = "undecided"
-    why = ""
+    header = ("p", "precision", f"{setting.label}: each run", "seeds of fewer epochs alone")
+    return Outcome(verdict, figures, (Table(header, tuple(rows)),), why, missing(groups))
+
+
+def _occasional(runs: Sequence[Run], enough: int, rate: float) -> tuple[Verdict, str]:
+    """The verdict, and why it is undecided."""
+    lost = [run for run in runs if run.lost]
+    cured = sum(map(_cured, lost))
+    # Started again, and lost again or no better than before it learned.
+    again = sum(len(run.lost) > 1 or run.accuracy is not None for run in lost)
     if len(runs) < enough:
-        why = f"{enough} runs are needed"
-    elif lost_again or 2 * len(lost) >= len(runs) or (not lost and bound < rate):
-        verdict = "does not hold"
-    elif not lost:
-        why = "none diverged, which a rate that is called occasional does not exclude"
-    elif len(cured) < len(lost):
-        why = "not every lost run was started again"
-    else:
-        verdict = "holds"
-    return Outcome(verdict, figures, (table,), why, missing(groups))
+        return "undecided", f"{enough} runs are needed"
+    if again > cured or 2 * len(lost) >= len(runs) or (not lost and _bound(runs) < rate):
+        return "does not hold", ""
+    if not lost:
+        return "undecided", "none diverged, which a rate that is called occasional does not exclude"
+    if cured < len(lost):
+        return "undecided", "not every lost run was started again"
+    return "holds", ""
+
+
+def _counts(runs: Sequence[Run]) -> str:
+    lost = [run for run in runs if run.lost]
+    return (
+        f"{len(lost)} of {len(runs)} runs diverged, {sum(map(_cured, lost))} of them cured by a "
+        f"restart; 95 % bound on the rate {100 * _bound(runs):.0f} %"
+    )
+
+
+def _bound(runs: Sequence[Run]) -> float:
+    """The end of the exact 95 % interval of the rate at which runs diverge."""
+    lost = sum(bool(run.lost) for run in runs)
+    return float(beta.ppf(0.975, lost + 1, len(runs) - lost)) if lost < len(runs) else 1.0
 
 
 def _cured(run: Run) -> bool:

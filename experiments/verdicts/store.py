@@ -57,17 +57,17 @@ class Store:
           setting: the setting.
           depth: number of hidden-to-hidden layers p.
           precision: of the matrix products.
-          any_epochs: whether runs of other than the study's 60 epochs count too, each length by
-            itself: rounding differs between devices, and with it what becomes of a seed.
+          any_epochs: whether runs of other than the study's 60 epochs count too; of a seed the
+            longest does, since they begin alike.
 
         Returns:
-          The runs, by seed and length; empty if there are none.
+          The runs, by seed; empty if there are none.
         """
         found = self._runs.get(_key(vars(setting.cell(depth, precision))), [])
         if not any_epochs:
             found = [(again, run) for again, run in found if run.epochs == EPOCHS]
-        ordered = sorted(found, key=lambda pair: pair[0])
-        last = {(run.seed, run.epochs): run for _, run in ordered}
+        ordered = sorted(found, key=lambda pair: (pair[1].epochs, pair[0]))
+        last = {run.seed: run for _, run in ordered}
         return Runs(setting, depth, precision, tuple(last[key] for key in sorted(last)))
 
     def accuracies(self, cell: Cell) -> dict[int, float | None]:
