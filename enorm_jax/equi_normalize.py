@@ -124,8 +124,8 @@ def equi_normalize(
         return updates, inner_state, advance_gauge(gauge, scales) if gauge else gauge
 
     def init(params: Any) -> EquiNormalizeState:
+        fast = fast_params(params)
         if groups is not None:
-            fast = fast_params(params)
             named = set(usable(fast, groups).paths)
             groups.leaves(fast if named <= by_path(fast).keys() else without_variables(fast))
         if optimizer is None:
@@ -133,7 +133,7 @@ def equi_normalize(
         else:
             require_last()
             check_degrees(optimizer, params, degrees)
-        gauge = initial_gauge(params, groups) if bias == "gauge" else ()
+        gauge = initial_gauge(without_variables(fast), groups) if bias == "gauge" else ()
         return EquiNormalizeState(inner.init(params), jnp.zeros((), jnp.int32), gauge)
 
     def update(

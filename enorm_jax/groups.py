@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import jax
@@ -79,6 +79,11 @@ class RescalingGroup:
     producers: tuple[Slot, ...]
     consumers: tuple[Slot, ...]
     vectors: tuple[Slot, ...] = ()
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All of them: producers, consumers, vectors."""
+        return self.producers + self.consumers + self.vectors
 
     @functools.cached_property
     def loops(self) -> dict[str, tuple[Slot, Slot]]:
@@ -171,9 +176,8 @@ class Groups(Sequence[RescalingGroup]):
           ValueError: if one is missing or of another shape.
         """
         found = by_path(params)
-        slots = itertools.chain(self.producers.items(), self.consumers.items())
-        for path, ((_, slot), *_) in itertools.chain(slots, self.vectors.items()):
-            if path not in found:
+        for slot in (slot for group in self.groups for slot in group.slots):
+            if (path := slot.path) not in found:
                 here = ", ".join([*found][:3]) + ", ..." * (len(found) > 3)
                 raise ValueError(
                     f"the groups name {path}, and these params have {here or 'no tensors'}: infer "
@@ -252,18 +256,44 @@ def chain_groups(params: Params) -> Groups:
                 f"{name} has weight normalization: the norm of its kernel means nothing, and ENorm "
                 "cannot balance it"
             )
-    paths = {
+    slot = slots_of(params)
+    groups = []
+    for before, after in itertools.pairwise(names):
+        vectors = (slot(before, "bias"),) if "bias" in params[before] else ()
+        producer, consumer = slot(before, "kernel", axis=1), slot(after, "kernel")
+        groups.append(RescalingGroup(producer.shape[1], (producer,), (consumer,), vectors))
+    return Groups(tuple(groups), checked=True)
+
+
+def slots_of(params: Params) -> Callable[..., Slot]:
+    """What makes slots of tensors in nested mappings, where units lie in order along one axis.
+
+    Args:
+      params: mapping from names to mappings or arrays.
+
+    Returns:
+      Function from the names that lead to a tensor, and ``axis=`` (0), to its slot. It raises
+      ValueError where no tensor is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from enorm_jax.groups import slots_of
+      >>> slot = slots_of({"layer_00": {"kernel": jnp.ones((2, 3))}})
+      >>> slot("layer_00", "kernel", axis=1).units
+      array([0, 1, 2], dtype=int32)
+    """
+    tensors = {
         tuple(getattr(key, "key", None) for key in path): (jax.tree_util.keystr(path), leaf.shape)
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
     }
 
-    def slot(name: str, kind: str, axis: int) -> Slot:
-        path, shape = paths[name, kind]
+    def slot(*names: str, axis: int = 0) -> Slot:
+        if names not in tensors:
+            raise ValueError(
+                f"{'/'.join(names)} is no array of nested mappings: of Flax NNX's variables pass "
+                "nnx.as_pure(params)"
+            )
+        path, shape = tensors[names]
         return Slot(path, tuple(shape), (axis,))
 
-    groups = []
-    for before, after in itertools.pairwise(names):
-        vectors = (slot(before, "bias", 0),) if (before, "bias") in paths else ()
-        producer, consumer = slot(before, "kernel", 1), slot(after, "kernel", 0)
-        groups.append(RescalingGroup(producer.shape[1], (producer,), (consumer,), vectors))
-    return Groups(tuple(groups), checked=True)
+    return slot

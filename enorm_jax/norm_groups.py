@@ -3,10 +3,8 @@
 import itertools
 from typing import Any
 
-import jax
-
 from enorm_jax.chain import chain
-from enorm_jax.groups import Groups, Params, RescalingGroup, Slot
+from enorm_jax.groups import Groups, Params, RescalingGroup, slots_of
 
 
 def norm_groups(params: Params) -> Groups:
@@ -40,21 +38,13 @@ def norm_groups(params: Params) -> Groups:
       >>> [(g.producers[0].name, g.consumers[0].name) for g in norm_groups(params)]
       [('norm_00/scale', 'layer_01/kernel'), ('norm_01/scale', 'layer_02/kernel')]
     """
-    tensors = {
-        tuple(getattr(key, "key", None) for key in path): (jax.tree_util.keystr(path), leaf.shape)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    }
-
-    def slot(*names: str) -> Slot:
-        path, shape = tensors[names]
-        return Slot(path, tuple(shape), (0,))
-
+    slot = slots_of(params)
     groups = []
     for before, after in itertools.pairwise(chain(params)):
         name = before.replace("layer", "norm")
         inner: Any = params.get(name, {})
         place = (name, "channel") if "channel" in inner else (name,)
-        if (*place, "scale") not in tensors:
+        if "scale" not in inner.get("channel", inner):
             raise ValueError(
                 f"{before} has no normalization layer {name} with a scale behind it: "
                 "balance its kernel"

@@ -331,6 +331,17 @@ def test_lookahead_keeps_its_slow_parameters_in_the_same_gauge():
     chex.assert_trees_all_close(got, params, **EXACT)
 
 
+def test_biases_stay_in_the_gauge_under_lookahead():
+    def gauged(inner):
+        return equi_normalize(inner, c=1.2, bias="gauge")
+
+    never = optax.lookahead(optax.sgd(0.1), sync_period=100, slow_step_size=0.5)
+    params = optax.LookaheadParams.init_synced(network())
+    got, _ = train(gauged(never), params, 3, lambda params, *data: gradient(params.fast, *data))
+    want, _ = train(gauged(optax.sgd(0.1)), network(), 3)
+    chex.assert_trees_all_close(got.fast, want, **EXACT)
+
+
 def test_last_in_a_chain_of_stateless_members():
     decayed = optax.chain(optax.add_decayed_weights(0.01), optax.clip(1.0), optax.sgd(0.1))
     want, _ = train(equi_normalize(decayed, c=1.2), network(), 2)

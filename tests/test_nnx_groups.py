@@ -117,3 +117,35 @@ def test_variables_themselves_are_balanced_where_groups_name_them():
     updates, _ = transform.update(still, transform.init(state), state)
     balanced = enorm_step(state, groups=groups)
     chex.assert_trees_all_close(optax.apply_updates(state, updates), balanced, rtol=1e-6)
+
+
+class Chain(nnx.Module):
+    """Two layers whose names spell their order."""
+
+    def __init__(self, rngs):
+        self.layer_00, self.layer_01 = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.layer_01(nnx.relu(self.layer_00(x)))
+
+
+def test_a_chain_needs_no_groups_with_biases_in_the_gauge_too():
+    x = jnp.ones((2, 3))
+    model, twin = Chain(nnx.Rngs(0)), Chain(nnx.Rngs(0))
+    inner = equi_normalize(optax.sgd(0.1), c=1.2, bias="gauge")
+    optimizer = nnx.Optimizer(model, inner, wrt=nnx.Param)
+    params = nnx.as_pure(nnx.state(twin, nnx.Param))
+    state = inner.init(params)
+    for _ in range(2):
+        gradients = nnx.grad(lambda model: (model(x) ** 2).sum())(model)
+        optimizer.update(model, gradients)
+        updates, state = inner.update(nnx.as_pure(gradients), state, params)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(
+        nnx.to_pure_dict(nnx.state(model, nnx.Param)), nnx.to_pure_dict(params), rtol=1e-6
+    )
+
+
+def test_variables_in_the_place_of_a_chains_arrays_are_named():
+    with pytest.raises(ValueError, match=r"pass nnx\.as_pure\(params\)"):
+        enorm_step(nnx.state(Chain(nnx.Rngs(0)), nnx.Param))

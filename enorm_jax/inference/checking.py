@@ -63,7 +63,7 @@ def check(
         alone = tuple(d if k == number else jnp.ones_like(d) for k, d in enumerate(scales))
         change = _change(outputs, params, groups, alone)
         if not change <= _TOLERANCE:
-            tensors = [slot.name for slot in group.producers + group.consumers + group.vectors]
+            tensors = [slot.name for slot in group.slots]
             faults.append(f"group {number} ({', '.join(tensors)}) changes it by {change:.0e}")
     raise ValueError(
         f"rescaling these groups changes the function: {'; '.join(faults) or 'all together'}; "
