@@ -69,7 +69,9 @@ def fold_batch_norm(
       Parameters of a `FullyConnected` with bias and without normalization.
 
     Raises:
-      ValueError: if a layer's normalization keeps no running statistics, as GN's.
+      ValueError: if a layer's normalization keeps no running statistics, as GN's, or is more than
+        batch normalization, or a layer has more than kernel and bias, as weight normalization's
+        gain.
 
     Example:
       >>> import jax.numpy as jnp
@@ -85,10 +87,12 @@ def fold_batch_norm(
     for name, layer in params.items():
         if "kernel" not in layer:
             continue
+        if more := sorted(layer.keys() - {"kernel", "bias"}):
+            raise ValueError(f"{name} has {', '.join(more)}: only plain layers can be folded")
         kernel = layer["kernel"]
         bias = layer.get("bias", jnp.zeros(kernel.shape[-1], kernel.dtype))
         norm = name.replace("layer", "norm")
-        if norm in params and norm not in batch_stats:
+        if norm in params and "var" not in batch_stats.get(norm, {}):
             raise ValueError(
                 f"{norm} has no running statistics: pass the batch_stats of its batch "
                 "normalization; no other can be folded"

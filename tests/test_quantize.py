@@ -11,6 +11,7 @@ import pytest
 
 from enorm_jax import FullyConnected, group_norm, rescale
 from enorm_jax.checkpoint import save_arrays
+from enorm_jax.methods import make_method
 from enorm_jax.norms import BatchNorm
 from enorm_jax.quantization import fold_batch_norm, quantize_weights
 
@@ -62,6 +63,11 @@ def test_what_cannot_be_quantized_or_folded_is_named():
     params = model.init(jax.random.key(0), jnp.ones((1, 4)), train=False)["params"]
     with pytest.raises(ValueError, match="norm_00 has no running statistics"):
         fold_batch_norm(params, {})
+    for name, fault in (("wn+bn", "layer_00 has gain"), ("bcn", "norm_00 has no running statis")):
+        model = make_method(name, groups=3).network(1, width=6, classes=3)
+        variables = model.init(jax.random.key(0), jnp.ones((1, 4)), train=False)
+        with pytest.raises(ValueError, match=fault):
+            fold_batch_norm(variables["params"], variables["batch_stats"])
 
 
 def write_networks(path, settings):
