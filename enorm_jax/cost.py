@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from enorm_jax import networks
 from enorm_jax.cell import Cell
 from enorm_jax.convolution import CONVOLUTIONS
-from enorm_jax.data import Dataset
+from enorm_jax.data import Dataset, kept
 from enorm_jax.layers import PRECISIONS, Precision
 from enorm_jax.program import fits
 from enorm_jax.stepwise import AHEAD, EVALUATION_BATCH
@@ -33,7 +33,8 @@ def epoch_work(cell: Cell, dataset: Dataset) -> float:
     Returns:
       Number of operations.
     """
-    images = cell.train_images or len(dataset.train_labels)
+    n = len(dataset.train_labels)
+    images = cell.train_images or (kept(n, cell.fold) if cell.fold else n)
     if cell.network == "fc":
         pixels = dataset.train_images[0].size
         parameters = parameter_count(cell.depth, cell.width, pixels, dataset.classes)
@@ -65,6 +66,7 @@ def cell_memory(cell: Cell, dataset: Dataset, runs: int) -> tuple[float, float]:
             cell.width,
             pixels.size,
             images,
+            classes=dataset.classes,
             batch_size=cell.batch_size,
             runs=runs,
             at_once=1 if one_by_one else runs,

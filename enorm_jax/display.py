@@ -15,26 +15,21 @@ from enorm_jax.summary import outcome
 
 
 class Display:
-    """Progress of a sweep, as a context manager and `enorm_jax.workers.Observer`.
+    """Progress of a sweep, as a context manager and `enorm_jax.jobs.Observer`.
 
     On a terminal a bar for all cells and one for each that is being trained, with epoch, loss,
-    accuracy and time left; in a log one line an epoch, at most one every `interval` seconds,
+    accuracy and time left; in a log one line an epoch, at most one every `INTERVAL` seconds,
     and one a cell.
 
     Attributes:
       console: where to write.
       work: work of one epoch of a cell, in any unit.
-      interval: seconds between two lines of a log.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        cells: Sequence[Cell],
-        work: Callable[[Cell], float],
-        interval: float = 5.0,
-    ):
-        self.console, self.work, self.interval = console, work, interval
+    INTERVAL = 5.0
+
+    def __init__(self, console: Console, cells: Sequence[Cell], work: Callable[[Cell], float]):
+        self.console, self.work = console, work
         self._last_line = -float("inf")
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -78,10 +73,12 @@ class Display:
             loss, accuracy = epoch.losses[alive].mean(), epoch.test_accuracy[alive].mean()
             state = f"loss {loss:.3f} accuracy {accuracy:.2f} %"
         line = f"{title(cell)} {epoch.index + 1}/{cell.epochs} {state}"
+        # Epochs that are trained again, after a divergence or a worker's death, count once.
+        epochs = epoch.index + 1 - self._trained(cell)
         self._bars.update(self._tasks[cell], description=line, completed=epoch.index + 1)
-        self._bars.update(self._all, advance=self.work(cell))
+        self._bars.update(self._all, advance=epochs * self.work(cell))
         now = time.monotonic()
-        if not self.console.is_terminal and now - self._last_line >= self.interval:
+        if not self.console.is_terminal and now - self._last_line >= self.INTERVAL:
             self._last_line = now
             self._log(f"{line}  {epoch.seconds:.2f} s")
 
@@ -100,10 +97,13 @@ class Display:
     def _close(self, cell: Cell, line: str) -> None:
         """Takes the cell's bar away and counts all its work, also if it diverged early."""
         self._log(f"{title(cell)}  {line}")
-        task = self._tasks.pop(cell)
-        trained = next(t.completed for t in self._bars.tasks if t.id == task)
-        self._bars.update(self._all, advance=(cell.epochs - trained) * self.work(cell))
-        self._bars.remove_task(task)
+        left = cell.epochs - self._trained(cell)
+        self._bars.update(self._all, advance=left * self.work(cell))
+        self._bars.remove_task(self._tasks.pop(cell))
+
+    def _trained(self, cell: Cell) -> int:
+        """How many epochs the cell's bar shows."""
+        return next(int(bar.completed) for bar in self._bars.tasks if bar.id == self._tasks[cell])
 
     def _log(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)

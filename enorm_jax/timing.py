@@ -88,6 +88,7 @@ def memory(
     pixels: int,
     images: int,
     *,
+    classes: int = 10,
     batch_size: int,
     runs: int,
     at_once: int,
@@ -103,6 +104,7 @@ def memory(
       width: hidden units per layer.
       pixels: pixels times channels.
       images: images of training and test set, uint8.
+      classes: number of classes.
       batch_size: images in a step.
       runs: number of runs of a cell.
       at_once: how many of them are trained at once: one on a CPU, else all.
@@ -116,7 +118,7 @@ def memory(
       >>> round(data / 1e6), round(runs / 1e6)
       (185, 262)
     """
-    weights = parameter_count(depth, width, pixels)
+    weights = parameter_count(depth, width, pixels, classes)
     activations = batch_size * (2 * pixels + 4 * width * (depth + 1))
     held = 2 * runs * weights + at_once * (2 * weights + activations)
     return images * (pixels + 4.0), 4.0 * held
