@@ -90,7 +90,8 @@ def from_first(make: Callable[[], Any]) -> Any:
       What it returned.
 
     Raises:
-      InputError: on all of them, if it raised one; no process waits for what never comes.
+      InputError: on all of them, if it raised one or an OSError; no process waits for what never
+        comes.
 
     Example:
       >>> from enorm_jax.distributed import from_first
@@ -101,7 +102,7 @@ def from_first(make: Callable[[], Any]) -> Any:
     def outcome() -> dict[str, Any]:
         try:
             return {"made": make()}
-        except InputError as error:
+        except (InputError, OSError) as error:
             return {"fault": str(error)}
 
     found = json.loads(_bytes_from_first(json.dumps(outcome()).encode() if leads() else b""))
@@ -164,7 +165,13 @@ def _bytes_from_first(content: bytes) -> bytes:
     """The first process's bytes, on all processes."""
     if jax.process_count() == 1:
         return content
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    # In bytes too, since JAX's integers have 32 bits.
+    size = int.from_bytes(_broadcast(len(content).to_bytes(8, "little"), 8), "little")
+    return _broadcast(content, size)
+
+
+def _broadcast(content: bytes, size: int) -> bytes:
+    """The first process's bytes, on all processes, which know their number."""
     buffer = np.zeros(size, np.uint8)
     if leads():
         buffer[:] = np.frombuffer(content, np.uint8)

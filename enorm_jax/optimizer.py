@@ -1,4 +1,4 @@
-"""The study's optimizer, SGD without momentum, and Path-SGD: weight decay, decay per epoch."""
+"""The study's optimizer, SGD, with momentum, and Path-SGD: weight decay, decay per epoch."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def linear_decay(
 ) -> optax.Schedule:
     r"""A learning rate that is constant within an epoch and falls linearly over epochs.
 
-    .. math:: \eta_t = \eta_0 (1 - \lfloor t / s \rfloor / E)
+    .. math:: \eta_t = \eta_0 \max(0, 1 - \lfloor t / s \rfloor / E)
 
     Args:
       learning_rate: initial rate, a scalar; may be traced.
@@ -33,13 +33,8 @@ def linear_decay(
       >>> [round(float(schedule(jnp.int32(step))), 3) for step in (0, 9, 10, 39)]
       [0.1, 0.1, 0.075, 0.025]
     """
-
-    def rate(step: jax.typing.ArrayLike) -> jax.Array:
-        epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch
-        remaining = 1 - epoch.astype(jnp.float32) / epochs
-        return jnp.asarray(learning_rate, jnp.float32) * remaining
-
-    return rate
+    falling = optax.linear_schedule(learning_rate, 0.0, epochs)
+    return lambda step: falling(jnp.asarray(step, jnp.int32) // steps_per_epoch)
 
 
 # From learning rate and weight decay.

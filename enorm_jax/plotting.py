@@ -90,7 +90,8 @@ def accuracy_over_depth(
         _panel(axis, [result for result in results if result["bias"] == bias], bias, sources, cut)
     notes = [len(text.get_text()) for axis in axes[0] for text in axis.texts]
     if notes:  # room under the points, of a panel's some 80 letters
-        low -= (high - low) * max(notes) / (80 - max(notes))
+        share = min(max(notes) / 80, 0.8)
+        low -= (high - low) * share / (1 - share)
     axes[0][0].set_ylim(low, high)
     axes[0][0].set_ylabel(f"test accuracy on {datasets.pop()} (%)")
     return save(figure, stem)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,15 @@ def find_prepared(name: str, data_dir: Path | None) -> Path | None:
     usual = (os.environ.get("TFDS_DATA_DIR", ""), "~/tensorflow_datasets")
     folders = [data_dir] if data_dir else [Path(folder) for folder in usual if folder]
     for folder in folders:
-        versions = sorted((folder.expanduser() / name).glob("*/dataset_info.json"))
+        versions = sorted((folder.expanduser() / name).glob("*/dataset_info.json"), key=_version)
         readable = [info.parent for info in versions if any(info.parent.glob("*.array_record*"))]
         if readable:
             return readable[-1]
     return None
+
+
+def _version(info: Path) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", info.parent.name)))
 
 
 def fingerprint(prepared: Path) -> str:

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from enorm_jax import cifar10, data, imagenet
-from enorm_jax.prepared import DataNotFoundError
+from enorm_jax.prepared import DataNotFoundError, find_prepared
 
 
 @pytest.fixture(autouse=True)
@@ -259,3 +259,11 @@ def test_the_real_cifar10_is_whole(cifar10_dir, monkeypatch):
         found = value @ share
         np.testing.assert_allclose(found, mean, atol=1e-4)
         np.testing.assert_allclose(np.sqrt((value - found) ** 2 @ share), std, atol=1e-4)
+
+
+def test_the_newest_version_counts_by_its_numbers(tmp_path):
+    for version in ("3.0.2", "10.0.0", "9.1.0"):
+        (tmp_path / "cifar10" / version).mkdir(parents=True)
+        (tmp_path / "cifar10" / version / "dataset_info.json").touch()
+        (tmp_path / "cifar10" / version / "cifar10-test.array_record-00000-of-00001").touch()
+    assert find_prepared("cifar10", tmp_path).name == "10.0.0"

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from sweeps import CELL, Log, job
 
 import micro_batch
-from enorm_jax.distributed import join
+from enorm_jax.distributed import from_first, join
 from enorm_jax.errors import InputError
 from enorm_jax.results import read_results
 
@@ -137,6 +138,16 @@ def test_two_processes_go_on_where_one_stopped_and_train_a_resnet_as_one(tmp_pat
     (result,), (expected,) = read_results(out), read_results(alone)
     assert result["device"]["count"] == 2
     same(result, expected)
+
+
+def test_a_fault_of_the_first_process_reaches_all():
+    for fault in (InputError("no such cell"), PermissionError(13, "Permission denied", "results")):
+
+        def fail(fault=fault):
+            raise fault
+
+        with pytest.raises(InputError, match=re.escape(str(fault))):
+            from_first(fail)
 
 
 def test_processes_that_cannot_join_are_one_line():

@@ -144,6 +144,21 @@ def test_notes_of_one_depth_stand_side_by_side(tmp_path):
     assert len(set(places)) == 2
 
 
+def test_notes_of_many_changes_leave_the_points_room(monkeypatch):
+    lost = [
+        result(method="enorm+bn", accuracy=(None,), init=init, inputs=inputs, train_images=images)
+        for init, inputs, images in (("he_normal", "image", 40960), ("he_uniform", "true", None))
+    ]
+    figures = []
+    monkeypatch.setattr(plotting, "save", lambda figure, stem: figures.append(figure))
+    accuracy_over_depth([result(), *lost], None)
+    (axis,) = figures[0].axes
+    assert max(len(text.get_text()) for text in axis.texts) > 60
+    low, high = axis.get_ylim()
+    assert low < 54 < high
+    plotting.plt.close(figures[0])
+
+
 def test_the_same_results_draw_the_same_file(tmp_path):
     one, two = (accuracy_over_depth([result()], tmp_path / name)[0] for name in "ab")
     assert one.read_bytes() == two.read_bytes()

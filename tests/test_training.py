@@ -15,7 +15,7 @@ from enorm_jax.chain import chain
 from enorm_jax.evaluation import evaluate
 from enorm_jax.fit import first_divergence, fit
 from enorm_jax.methods import METHODS, ORIGINAL, STUDY, make_method
-from enorm_jax.optimizer import sgd
+from enorm_jax.optimizer import linear_decay, sgd
 from enorm_jax.program import compile_program
 from enorm_jax.recipe import Recipe, hyperparameters, init_state, init_states
 from enorm_jax.training import train_epoch, train_step
@@ -149,6 +149,11 @@ def test_learning_rate_falls_linearly_by_epoch(blobs):
 
     for step, share in [(5, 1), (6, 3 / 4), (23, 1 / 4)]:
         np.testing.assert_allclose(moved(step), share * moved(0), rtol=1e-2, atol=1e-6)
+
+
+def test_learning_rate_is_never_negative():
+    rate = linear_decay(0.1, epochs=4, steps_per_epoch=7)
+    assert [float(rate(step)) for step in (4 * 7, 1000)] == [0.0, 0.0]
 
 
 def test_resuming_ends_with_the_same_bits(blobs):
