@@ -1,9 +1,9 @@
 """Arrays of a pytree in one safetensors file, written whole or not at all."""
 
+import io
 import json
 import os
-from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -108,22 +108,22 @@ def read_metadata(path: Folder) -> dict[str, Any]:
       InputError: if it is damaged.
     """
     with path.open("rb") as file:
-        return _metadata(path, file.read(8), lambda size: file.read(size))
+        return _metadata(path, file)
 
 
 def _read(path: Folder) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     content = path.read_bytes()
-    metadata = _metadata(path, content[:8], lambda size: content[8 : 8 + size])
+    metadata = _metadata(path, io.BytesIO(content))
     try:
         return load(content), metadata
     except SafetensorError as error:
         raise _damaged(path) from error
 
 
-def _metadata(path: Folder, start: bytes, more: Callable[[int], bytes]) -> dict[str, Any]:
+def _metadata(path: Folder, file: BinaryIO) -> dict[str, Any]:
     """The JSON in the header, whose length a safetensors file's first 8 bytes tell."""
     try:
-        header = json.loads(more(int.from_bytes(start, "little")))
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         return json.loads(header["__metadata__"]["json"])
     except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
         raise _damaged(path) from error

@@ -88,10 +88,11 @@ def save(path: Path | None, content: Mapping[str, Any], console: Console) -> Non
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
-def run(
-    main: Callable[[], None],
-    again: str = "saved epochs are kept: run the same command to go on",
-) -> None:
+# What an interrupted script that trains cells says.
+GOES_ON = "saved epochs are kept: run the same command to go on"
+
+
+def run(main: Callable[[], None], again: str = "run the same command again") -> None:
     """Runs a script's main function and turns faults into one line and an exit status.
 
     Args:

@@ -1,6 +1,6 @@
 """The convolutional networks of the papers; convolution and normalization are values."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from enorm_jax.pooling import max_pool
 
 Conv = Norm  # called as `nn.Conv` is
 Skip = Literal["identity", "projection", "learned"]
-SKIPS: tuple[Skip, ...] = ("identity", "projection", "learned")
+SKIPS: tuple[Skip, ...] = get_args(Skip)
 NormAfter = Literal["published", "all"]
 NORMALIZED: dict[NormAfter, tuple[int, ...]] = {"published": (2, 5), "all": tuple(range(8))}
 
@@ -77,12 +77,11 @@ class FullyConvolutional(nn.Module):
                 f"norm_after must be one of {tuple(NORMALIZED)}, got {self.norm_after!r}"
             )
         for k, features in enumerate([*channels, self.classes]):
-            follows = self.norm is not None and k in NORMALIZED[self.norm_after]
             layer = self.conv if k < 8 else nn.Conv
             size = (3, 3) if k < 7 else (1, 1)
             init = initializer(self.kernel_init)
             x = layer(features, size, use_bias=False, kernel_init=init, name=f"conv_{k:02d}")(x)
-            if follows and self.norm is not None:
+            if self.norm is not None and k in NORMALIZED[self.norm_after]:
                 x = self.norm(train=train, name=f"norm_{k:02d}")(x)
             x = nn.relu(x)
             if k in (2, 5):

@@ -1,5 +1,6 @@
 """What every process that trains cells does, whoever started it, and whom it tells."""
 
+import collections
 import dataclasses
 import functools
 import time
@@ -117,6 +118,30 @@ def _out_of_memory(error: Exception) -> bool:
     """Whether an array found no room, on the device or beside it."""
     told = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in told or "exhausted" in told
+
+
+class Deaths:
+    """How often the processes that train each cell died."""
+
+    def __init__(self) -> None:
+        self._times: collections.Counter[Cell] = collections.Counter()
+
+    def __contains__(self, cell: Cell) -> bool:
+        return cell in self._times
+
+    def count(self, cell: Cell, advice: str) -> None:
+        """Counts a death.
+
+        Args:
+          cell: what the process trained.
+          advice: ends the fault's message.
+
+        Raises:
+          InputError: if it is not worth another attempt.
+        """
+        self._times[cell] += 1
+        if self._times[cell] == ATTEMPTS:
+            raise InputError(f"the process that trains {cell.stem} died {ATTEMPTS} times: {advice}")
 
 
 class Patience:

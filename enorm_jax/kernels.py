@@ -181,8 +181,8 @@ class WeightStandardizedDense(_WeightStandardized, nn.Dense):
     .. math:: y = x \hat W + b, \quad \hat W_{\cdot j} = (W_{\cdot j} - \mu_j) /
         \sqrt{\sigma_j^2 + \epsilon}
 
-    Parameters are those of the plain layer. The output is √fan-in times as large as He's: use it
-    where a normalization follows. ENorm cannot balance it: scaling a unit's weights changes
+    Parameters are those of the plain layer. The output is √(fan-in / 2) times as large as He's: use
+    it where a normalization follows. ENorm cannot balance it: scaling a unit's weights changes
     nothing, and scaling rows changes every unit's mean and deviation.
 
     Attributes:

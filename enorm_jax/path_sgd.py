@@ -44,8 +44,8 @@ def scale_by_path(
     harmonic mean at the start, so that learning rates are as large as SGD's. Where the start itself
     was rescaled, that mean, and with it the unit of the learning rate, is another.
 
-    A weight with κ = 0, as those out of a dead unit's neighbours, or that `network` does not
-    use, keeps its gradient. κ is a product over the depth and has to fit float32, whose range
+    A weight with κ = 0, as those out of a dead unit, or that `network` does not use, keeps its
+    gradient. κ is a product over the depth and has to fit float32, whose range
     He-initialized networks leave beyond some 100 layers.
 
     Args:

@@ -19,7 +19,7 @@ from enorm_jax.cell import Cell
 from enorm_jax.compilation import keep_compiled
 from enorm_jax.cores import claim_cores
 from enorm_jax.errors import InputError
-from enorm_jax.jobs import ATTEMPTS, Job, Observer, Patience
+from enorm_jax.jobs import Deaths, Job, Observer, Patience
 from enorm_jax.ray_cluster import check_room, connect
 from enorm_jax.storage import Folder, as_folder, write_whole
 
@@ -95,7 +95,7 @@ class _Driver:
         ray = self.ray
         waiting = collections.deque(cells)
         running: dict[Any, Cell] = {}
-        deaths: collections.Counter[Cell] = collections.Counter()
+        deaths = Deaths()
         patience = Patience()
         try:
             while waiting or running:
@@ -109,15 +109,13 @@ class _Driver:
                     cell = running.pop(task)
                     end = self._end(task)
                     if end is End.DIED:
-                        deaths[cell] += 1
-                        if deaths[cell] == ATTEMPTS:
-                            raise InputError(
-                                f"the process that trains {cell.stem} died {ATTEMPTS} times; if "
-                                "memory ran out, give a cell more of a node with --cpus-per-cell"
-                            )
+                        deaths.count(
+                            cell,
+                            "if memory ran out, give a cell more of a node with --cpus-per-cell",
+                        )
                         self.observer.died(cell)
                         waiting.appendleft(cell)
-                    elif end is End.TAKEN and deaths[cell] and patience.waits(cell):
+                    elif end is End.TAKEN and cell in deaths and patience.waits(cell):
                         waiting.append(cell)
                     elif end is End.TAKEN:
                         self.observer.taken(cell)

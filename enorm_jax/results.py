@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import scipy.special
 
+from enorm_jax.cores import available_cores
 from enorm_jax.errors import InputError
 from enorm_jax.storage import Folder, as_folder, is_bucket, write_whole
 
@@ -108,7 +109,6 @@ def provenance() -> dict[str, Any]:
       ends in ``+changes`` if the package or the experiments' code differ from it), ``date``.
     """
     device = jax.devices()[0]
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in PACKAGES},
@@ -116,7 +116,7 @@ def provenance() -> dict[str, Any]:
             "platform": device.platform,
             "kind": _cpu_model() if device.platform == "cpu" else device.device_kind,
             "count": jax.device_count(),
-            "cpus": cpus,
+            "cpus": len(available_cores()) or os.cpu_count(),
         },
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -136,8 +136,7 @@ def factor(slots: Sequence[tuple[int, Slot]], scales: Scales) -> jax.Array:
     """
     (number, slot), *others = slots
     if not others and slot.table is None:
-        shape = [n if axis in slot.axes else 1 for axis, n in enumerate(slot.shape)]
-        return scales[number].reshape(shape)
+        return scales[number].reshape(slot.grid.shape)
     vectors = [scales[number] for number, _ in slots]
     ends = np.cumsum([d.shape[0] for d in vectors])
     index = np.array(ends[-1])  # the 1 at the end, for elements of no group

@@ -5,7 +5,6 @@ read from its checkpoint. A cell whose task is preempted, runs out of time or di
 again and goes on from its last epoch.
 """
 
-import collections
 import dataclasses
 import os
 import time
@@ -20,7 +19,7 @@ from enorm_jax.compilation import keep_compiled
 from enorm_jax.cores import available_cores
 from enorm_jax.errors import InputError
 from enorm_jax.fit import Epoch
-from enorm_jax.jobs import ATTEMPTS, Job, Observer, Patience
+from enorm_jax.jobs import Deaths, Job, Observer, Patience
 from enorm_jax.storage import Folder, is_bucket
 from enorm_jax.sweep import progress
 
@@ -63,7 +62,7 @@ def run_on_slurm(
             f"--out {os.fspath(job.out)}: --executor slurm wants a folder that all nodes share"
         )
     submitit, executor = _executor(cluster, job.out, cpus, gpus, at_once, options)
-    deaths: collections.Counter[Cell] = collections.Counter()
+    deaths = Deaths()
     followed = {cell: _Follower(cell, job.out, observer) for cell in cells}
     waiting, running = list(cells), dict[Any, Cell]()
     patience = Patience()
@@ -82,15 +81,10 @@ def run_on_slurm(
                     continue
                 del running[own]
                 outcome = _outcome(submitit, own)
-                if outcome is None and deaths[cell] and patience.waits(cell):
+                if outcome is None and cell in deaths and patience.waits(cell):
                     waiting.append(cell)
                 elif not followed[cell].take(outcome):
-                    deaths[cell] += 1
-                    if deaths[cell] == ATTEMPTS:
-                        raise InputError(
-                            f"the task that trains {cell.stem} died {ATTEMPTS} times: its logs "
-                            f"lie in {executor.folder}"
-                        )
+                    deaths.count(cell, f"its logs lie in {executor.folder}")
                     followed[cell].died()
                     waiting.insert(0, cell)
             if running:

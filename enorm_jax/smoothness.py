@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 class Smoothness(NamedTuple):
@@ -58,7 +59,7 @@ def along_gradient(loss: Callable[[Any], jax.Array], params: Any, steps: jax.Arr
         raise ValueError("no steps to look along: give at least one")
     of = jax.value_and_grad(loss)
     value, gradient = of(params)
-    length = _norm(gradient)
+    length = optax.tree.norm(gradient)
     before, slope, last = value, gradient, jnp.zeros((), steps.dtype)
     losses, gradients = [], []
     for step in steps:
@@ -66,10 +67,6 @@ def along_gradient(loss: Callable[[Any], jax.Array], params: Any, steps: jax.Arr
         value, new = of(there)
         distance = (step - last) * length
         losses.append(jnp.abs(value - before) / distance)
-        gradients.append(_norm(jax.tree.map(jnp.subtract, new, slope)) / distance)
+        gradients.append(optax.tree.norm(jax.tree.map(jnp.subtract, new, slope)) / distance)
         before, slope, last = value, new, step
     return Smoothness(jnp.max(jnp.stack(losses)), jnp.max(jnp.stack(gradients)))
-
-
-def _norm(tree: Any) -> jax.Array:
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))

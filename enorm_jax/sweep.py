@@ -54,6 +54,25 @@ def recipe_of(cell: Cell, dataset: Dataset, together: bool = False) -> Recipe:
     )
 
 
+def hyper_of(cell: Cell, runs: int) -> Hyperparameters:
+    """The traced part of a cell's program.
+
+    Args:
+      cell: the cell.
+      runs: number of runs, fewer than the cell's where diverged ones train again.
+
+    Returns:
+      `Hyperparameters` with a leading axis of runs.
+    """
+    rates = [rate for rate in cell.rates or () for _ in cell.seeds]
+    return hyperparameters(
+        runs,
+        learning_rate=rates if cell.rates else cell.learning_rate,
+        c=1.0 if cell.c is None else cell.c,
+        weight_decay=cell.weight_decay,
+    )
+
+
 def run_cell(
     cell: Cell,
     dataset: Dataset,
@@ -139,8 +158,9 @@ def _run(
         if number == len(attempts) - 1:
             program = functools.partial(_program, recipe_of(cell, dataset, together), dataset)
             states = _train(cell, program, folder, attempts, origins, states, on_epoch)
-            # Kept between attempts in any case, since a later run may want the parameters.
-            if not together or jax.process_index() == 0:
+            # Between attempts in any case, since who goes on may want the parameters.
+            again = number < cell.restarts and any(attempts[number]["diverged"])
+            if (save_params or again) and (not together or jax.process_index() == 0):
                 _save_params(cell, folder, states, lost)
         lost = [i for i, d in zip(lost, attempts[number]["diverged"], strict=True) if d]
         if not lost:
@@ -194,7 +214,7 @@ def _train(
     start = time.perf_counter()
     program = compile_for(runs)
     history["compile_seconds"] = time.perf_counter() - start
-    hyper = _hyper(cell, runs)
+    hyper = hyper_of(cell, runs)
     resume = None if states is None else (done, states)
     metadata = {"attempts": attempts, "origins": origins}  # grows with the history
     saver = _Saver(lambda states: save_arrays(cell.checkpoint_path(folder), states, metadata))
@@ -255,16 +275,6 @@ def _program(recipe: Recipe, dataset: Dataset, runs: int) -> Program:
 _held_out = functools.lru_cache(maxsize=1)(held_out)
 
 
-def _hyper(cell: Cell, runs: int) -> Hyperparameters:
-    rates = [rate for rate in cell.rates or () for _ in cell.seeds]
-    return hyperparameters(
-        runs,
-        learning_rate=rates if cell.rates else cell.learning_rate,
-        c=1.0 if cell.c is None else cell.c,
-        weight_decay=cell.weight_decay,
-    )
-
-
 def _load_checkpoint(
     cell: Cell, dataset: Dataset, folder: Folder
 ) -> tuple[list[History], list[dict[str, Any]], TrainState | None]:
@@ -278,7 +288,7 @@ def _load_checkpoint(
     like = jax.eval_shape(
         functools.partial(init_states, recipe_of(cell, dataset)),
         jax.ShapeDtypeStruct((runs,), np.uint32),
-        _hyper(cell, runs),
+        hyper_of(cell, runs),
         example,
     )
     states, _ = load_arrays(path, like)

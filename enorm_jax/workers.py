@@ -21,7 +21,7 @@ from enorm_jax.compilation import keep_compiled
 from enorm_jax.cores import available_cores, split_cores
 from enorm_jax.devices import split_gpus, take_gpus
 from enorm_jax.errors import InputError
-from enorm_jax.jobs import ATTEMPTS, Job, Observer
+from enorm_jax.jobs import Deaths, Job, Observer
 
 
 def run_cells(cells: Sequence[Cell], job: Job, observer: Observer, workers: int = 1) -> None:
@@ -42,7 +42,7 @@ def run_cells(cells: Sequence[Cell], job: Job, observer: Observer, workers: int 
             job.run(cell, observer)
         return
     waiting = collections.deque(cells)
-    deaths: collections.Counter[Cell] = collections.Counter()
+    deaths = Deaths()
     shares = zip(split_cores(workers), split_gpus(workers), strict=True)
     crew = [_Worker(job, cores, gpus) for cores, gpus in shares]
     try:
@@ -122,16 +122,12 @@ class _Worker:
         self.pipe.close()
 
 
-def _count_death(worker: _Worker, deaths: collections.Counter[Cell], observer: Observer) -> Cell:
+def _count_death(worker: _Worker, deaths: Deaths, observer: Observer) -> Cell:
     cell = worker.cell
     assert cell is not None
-    deaths[cell] += 1
     worker.process.join()
-    if deaths[cell] == ATTEMPTS:
-        raise InputError(
-            f"the worker that trains {cell.stem} died {ATTEMPTS} times (exit status "
-            f"{worker.process.exitcode}); if memory ran out, give fewer --workers"
-        )
+    status = worker.process.exitcode
+    deaths.count(cell, f"(exit status {status}); if memory ran out, give fewer --workers")
     observer.died(cell)
     return cell
 

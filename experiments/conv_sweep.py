@@ -24,12 +24,12 @@ from enorm_jax.cell import Cell, Network
 from enorm_jax.conv_models import SKIPS
 from enorm_jax.cost import fastest_conv_precision
 from enorm_jax.layers import PRECISIONS, Precision
-from enorm_jax.methods import GROUPS, make_method
+from enorm_jax.methods import make_method
 from enorm_jax.models import INITIALIZERS
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
 from enorm_jax.results import read_results
 from enorm_jax.summary import conv_summary
-from fc_cells import cycle_arguments, cycles, run_arguments
+from fc_cells import cycle_arguments, cycles, of_method, run_arguments
 from train_cells import train
 
 # Layers, and channels of the first, as published.
@@ -174,7 +174,6 @@ def cells(args: Any) -> list[Cell]:
             bias=False,
             epochs=args.epochs,
             learning_rate=rate,
-            c=args.c if its.equalize else None,
             batch_size=args.batch_size,
             weight_decay=args.weight_decay,
             precision=args.precision,
@@ -182,12 +181,12 @@ def cells(args: Any) -> list[Cell]:
             seeds=args.seeds,
             init=args.init,
             train_images=args.train_images,
-            groups=args.groups if its.grouped else GROUPS,
             network=args.network,
             momentum=args.momentum,
             augment=args.augment,
             norm_after=args.norm_after if its.norm else "published",
             skip=args.skip,
+            **of_method(its, args),
             **cycle[method],
         )
         for method in args.method
@@ -214,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.GOES_ON)

@@ -9,13 +9,27 @@ from enorm_jax.cell import Cell
 from enorm_jax.data import DATASETS
 from enorm_jax.inputs import INPUTS
 from enorm_jax.layers import PRECISIONS
-from enorm_jax.methods import GROUPS, METHODS, make_method
+from enorm_jax.methods import GROUPS, METHODS, Method, make_method
 from enorm_jax.models import INITIALIZERS
 from enorm_jax.optimizer import SCHEDULES
 from enorm_jax.rates import learning_rate, read_winners
+from enorm_jax.state_rescaling import StateBias
 
 HERE = Path(__file__).parent
 RATES = HERE / "learning_rates.json"
+
+
+def of_method(its: Method, args: Any) -> dict[str, Any]:
+    """The fields of a cell that its method decides: c if it balances, groups if it has some."""
+    return {
+        "c": args.c if its.equalize else None,
+        "groups": args.groups if its.grouped else GROUPS,
+    }
+
+
+def bias_handling(its: Method, bias: StateBias | None) -> StateBias:
+    """How a method treats biases, if there are some."""
+    return bias or "scale" if its.equalize else "scale"
 
 
 def parser(description: str | None) -> cli.Parser:
@@ -299,7 +313,6 @@ def cells(args: Any) -> list[Cell]:
             bias=args.bias is not None,
             epochs=args.epochs,
             learning_rate=0.0,
-            c=args.c if its.equalize else None,
             batch_size=args.batch_size,
             weight_decay=args.weight_decay,
             precision=args.precision,
@@ -312,8 +325,8 @@ def cells(args: Any) -> list[Cell]:
             softmax=args.softmax,
             fold="0/5" if args.select == "best" else None,
             select=args.select,
-            groups=args.groups if its.grouped else GROUPS,
-            bias_handling=args.bias or "scale" if its.equalize else "scale",
+            bias_handling=bias_handling(its, args.bias),
+            **of_method(its, args),
             **cycle[method],
         )
         for depth in args.depths

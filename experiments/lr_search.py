@@ -16,6 +16,7 @@ faster, else 30, and six times that at full length (--epochs 60).
 import itertools
 import json
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from enorm_jax import cli, parse, published
 from enorm_jax.cell import Cell, same_setting
 from enorm_jax.display import title
 from enorm_jax.errors import InputError
-from enorm_jax.methods import GROUPS, make_method
+from enorm_jax.methods import make_method
 from enorm_jax.rates import SETTING, read_winners, winner
-from enorm_jax.results import read_results, write_json
+from enorm_jax.results import read_json, read_results, write_json
 from enorm_jax.storage import Folder
-from fc_cells import RATES, network_arguments, run_arguments
+from fc_cells import RATES, bias_handling, network_arguments, of_method, run_arguments
 from train_cells import train
 
 GRID = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1)
@@ -94,15 +95,14 @@ def cells(args: Any) -> list[Cell]:
             epochs=epochs,
             learning_rate=args.grid[0],
             rates=args.grid,
-            c=args.c if its.equalize else None,
             batch_size=args.batch_size,
             weight_decay=args.weight_decay,
             precision=args.precision,
             restarts=0,
             seeds=args.seeds,
-            groups=args.groups if its.grouped else GROUPS,
-            bias_handling=(args.bias or "scale") if its.equalize else "scale",
+            bias_handling=bias_handling(its, args.bias),
             fold=f"{fold}/{FOLDS}",
+            **of_method(its, args),
         )
         for depth in sorted(lengths)
         for epochs in lengths[depth]
@@ -116,7 +116,7 @@ def searches(wanted: list[Cell], out: Folder) -> list[Search]:
     """What finished cells found: per method, depth and length the accuracies at each rate."""
     results = read_results(out)
     found = []
-    key = lambda cell: (cell.method, cell.depth, cell.epochs)  # noqa: E731
+    key = operator.attrgetter("method", "depth", "epochs")
     for (method, depth, epochs), group in itertools.groupby(sorted(wanted, key=key), key=key):
         folds = list(group)
         rates = folds[0].rates or ()
@@ -258,7 +258,7 @@ def keep(path: Path, found: list[Search], checks: list[Check]) -> list[Check]:
     """
     with FileLock(f"{path}.lock"):  # another search may end at the same time
         known = read_winners(path)  # says if it is no such file
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        old = read_json(path) if path.exists() else {}
         every = {place(check): check for check in [*old.get("checks", []), *checks]}
         checks = sorted(every.values(), key=place)
         winners = trusted([*known, *found], checks)
@@ -329,4 +329,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.GOES_ON)

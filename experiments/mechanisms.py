@@ -38,12 +38,12 @@ from enorm_jax.kernels import WeightStandardizedConv
 from enorm_jax.methods import GROUPS, make_method
 from enorm_jax.networks import CONV_LAYERS, CONV_WIDTH
 from enorm_jax.program import compile_program
-from enorm_jax.recipe import Recipe, TrainState, hyperparameters
+from enorm_jax.recipe import Recipe, TrainState
 from enorm_jax.results import provenance, read_measured, rounded, write_json
 from enorm_jax.singularities import activity, eliminated, relu_inputs
 from enorm_jax.smoothness import Smoothness, along_gradient
 from enorm_jax.storage import is_bucket
-from enorm_jax.sweep import recipe_of
+from enorm_jax.sweep import hyper_of, recipe_of
 from enorm_jax.training import batch_loss
 from fc_cells import HERE
 from micro_batch import RATE_AT, at_batch
@@ -149,10 +149,8 @@ def cell_of(args: Any, method: str) -> Cell:
 def epochs_of(cell: Cell, its: Recipe, dataset: data.Dataset) -> Iterator[Epoch]:
     """Trains a cell's seeds, and yields after each epoch."""
     runs = len(cell.seeds)
-    hyper = hyperparameters(
-        runs, learning_rate=cell.learning_rate, c=cell.c or 1.0, weight_decay=cell.weight_decay
-    )
-    yield from fit(compile_program(its, dataset, runs), cell.seeds, hyper, cell.epochs)
+    program = compile_program(its, dataset, runs)
+    yield from fit(program, cell.seeds, hyper_of(cell, runs), cell.epochs)
 
 
 def measured(

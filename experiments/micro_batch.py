@@ -20,10 +20,10 @@ from rich.console import Console
 from conv_sweep import conv_arguments, fastest
 from enorm_jax import cli, parse
 from enorm_jax.cell import Cell
-from enorm_jax.methods import GROUPS, make_method
+from enorm_jax.methods import make_method
 from enorm_jax.results import read_results
 from enorm_jax.summary import conv_summary
-from fc_cells import run_arguments
+from fc_cells import of_method, run_arguments
 from train_cells import train
 
 RATE_AT = 64  # images in the batch that --lr is for
@@ -91,7 +91,6 @@ def cells(args: Any) -> list[Cell]:
             bias=False,
             epochs=args.epochs,
             learning_rate=args.lr * batch_size / RATE_AT,
-            c=args.c if its.equalize else None,
             batch_size=batch_size,
             weight_decay=args.weight_decay,
             precision=args.precision,
@@ -99,10 +98,10 @@ def cells(args: Any) -> list[Cell]:
             seeds=args.seeds,
             init="he_normal",
             train_images=args.train_images,
-            groups=args.groups if its.grouped else GROUPS,
             network="resnet",
             momentum=args.momentum,
             augment=args.augment,
+            **of_method(its, args),
         )
         for batch_size in args.batch_sizes
         for name in dict.fromkeys(at_batch(method, batch_size) for method in args.method)
@@ -136,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, again=cli.GOES_ON)

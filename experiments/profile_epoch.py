@@ -31,9 +31,9 @@ from enorm_jax.compilation import compiled
 from enorm_jax.layers import PRECISIONS
 from enorm_jax.methods import make_method
 from enorm_jax.program import train_runs
-from enorm_jax.recipe import hyperparameters, init_states
+from enorm_jax.recipe import init_states
 from enorm_jax.results import provenance
-from enorm_jax.sweep import recipe_of
+from enorm_jax.sweep import hyper_of, recipe_of
 
 # What an operation's name, as JAX gives it, holds of each part; the first that is found counts.
 PARTS = {
@@ -91,10 +91,7 @@ def seconds_by_operation(cell: Cell, dataset: data.Dataset) -> tuple[str, dict[s
     its = recipe_of(cell, dataset)
     images, labels = jax.device_put((dataset.train_images, dataset.train_labels))
     seeds = jnp.zeros(1, jnp.uint32)
-    hyper = hyperparameters(
-        1, learning_rate=cell.learning_rate, c=cell.c or 1.0, weight_decay=cell.weight_decay
-    )
-    states = jax.jit(functools.partial(init_states, its))(seeds, hyper, images[:1])
+    states = jax.jit(functools.partial(init_states, its))(seeds, hyper_of(cell, 1), images[:1])
     arguments = states, seeds, jnp.int32(0), images, labels
     epoch = compiled(functools.partial(train_runs, its), *arguments)
     jax.block_until_ready(epoch(*arguments))
@@ -180,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, again="nothing was written: run the command again")
+    cli.run(main)

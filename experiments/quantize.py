@@ -170,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, again="nothing was written: run the command again")
+    cli.run(main)

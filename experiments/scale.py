@@ -9,7 +9,6 @@ from it, the benchmark and what cells took on a GPU how long the study takes on 
 (`cluster_model.py`), and writes SCALE.md beside this script, in a second.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 from enorm_jax import cli, parse
 from enorm_jax.cores import available_cores
 from enorm_jax.errors import InputError
-from enorm_jax.results import provenance, read_results, write_json
+from enorm_jax.results import provenance, read_measured, read_results, write_json
 
 HERE = Path(__file__).parent
 MEASURED = HERE / "results" / "scale.json"
@@ -122,7 +121,7 @@ def main() -> None:
     from scale_page import written
 
     path = HERE / "SCALE.md"
-    found, benchmark = (json.loads(file.read_text()) for file in (MEASURED, BENCHMARK))
+    found, benchmark = read_measured(MEASURED, "scale"), read_measured(BENCHMARK, "benchmark")
     path.write_text(written(found, benchmark, read_results(MEASURED.parent)))
     print(path)
 

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from enorm_jax.data import Dataset
+from enorm_jax.data import CIFAR10_STANDARDIZATION, Dataset
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+MEAN, STD = CIFAR10_STANDARDIZATION.mean, CIFAR10_STANDARDIZATION.std
 BATCH, RATE, DECAY, C = 256, 0.05, 1e-3, 1.2
 
 

@@ -121,7 +121,7 @@ def test_a_cell_whose_processes_always_die_is_given_up_with_one_line(cluster, tm
         if pid := trainer(cell, tmp_path):
             os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(InputError, match=f"died {ATTEMPTS} times; if memory ran out"):
+    with pytest.raises(InputError, match=f"died {ATTEMPTS} times: if memory ran out"):
         cluster.executor.run(CELLS[:1], job(tmp_path), Log(kill))
     assert CELLS[0].checkpoint_path(tmp_path).exists()
 

@@ -10,7 +10,6 @@ from enorm_jax.inference.interpret import Trace, rule, shape_of
 from enorm_jax.inference.values import Fixed, Scaled, Value, View, compact, pick, place
 
 Axes = Sequence[int]
-Contraction = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
 
 
 @rule("dot_general")
