@@ -20,9 +20,8 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import in_order
 from enorm_jax.results import read_results
 from enorm_jax.storage import check_writable
+from places import HERE, RESULTS
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "experiments" / "results"
 # What tells the points of a figure apart, by experiment.
 POINT = {"conv": ("method", "learning_rate"), "micro_batch": ("method", "batch_size")}
 DRAW: Mapping[str, Callable[..., list[Path]]] = {

@@ -16,9 +16,9 @@ from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
 from enorm_jax.results import interval, read_measured
 from enorm_jax.timing import within_rounds
+from places import HERE, RESULTS
 
-HERE = Path(__file__).parent
-MEASURED = HERE.parent / "experiments" / "results" / "step-cost.json"
+MEASURED = RESULTS / "step-cost.json"
 TITLES = {"fc": "fully connected, p = 9", "conv": "convolutional", "resnet": "ResNet of 8 layers"}
 
 

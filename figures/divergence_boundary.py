@@ -9,7 +9,6 @@ panel for each c, and one for all with the step of divergence over rate × `bias
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,16 +17,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from enorm_jax import FullyConnected, bias_amplification, cli, parse
+from enorm_jax import FullyConnected, bias_amplification, cli
 from enorm_jax.cell import LATER
 from enorm_jax.divergence import Run, boundary, common_setting, runs_of
 from enorm_jax.errors import InputError
 from enorm_jax.plotting import save
 from enorm_jax.results import read_results
-from enorm_jax.storage import Folder, check_writable
+from enorm_jax.storage import Folder
+from places import RESULTS, add_folders, drawings
 
-HERE = Path(__file__).parent
-STUDY = HERE.parent / "experiments" / "results" / "divergence"
+STUDY = RESULTS / "divergence"
 DATA = {"cifar10": ((1, 32, 32, 3), 50_000), "digits": ((1, 8, 8, 1), 1437)}
 OUTCOMES: dict[str, dict[str, Any]] = {
     "trained": {"marker": "o", "color": "#009E73"},
@@ -208,10 +207,7 @@ def draw(found: list[Point], common: dict[str, Any], stem: Folder) -> list[Folde
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument(
-        "results", type=parse.folder, nargs="?", default=STUDY, help="folder of points"
-    )
-    parser.add_argument("--out", type=parse.folder, help="folder; default: that of the points")
+    add_folders(parser, STUDY, "points")
     args = parser.parse_args()
     cells = [
         LATER | cell
@@ -221,8 +217,7 @@ def main() -> None:
     if not cells:
         raise InputError(f"{args.results} holds no point of experiments/divergence.py bias")
     common = common_setting(cells, args.results)
-    out = args.out or (args.results if args.results != STUDY else HERE)
-    check_writable(out)
+    out = drawings(args, STUDY)
     for path in draw(points(cells), common, out / f"divergence_boundary_{common['dataset']}"):
         print(path)
 

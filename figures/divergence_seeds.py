@@ -7,23 +7,22 @@ above the share of seeds that diverged with its 95 % interval (Wilson), below wh
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from enorm_jax import cli, parse
+from enorm_jax import cli
 from enorm_jax.cell import LATER
 from enorm_jax.divergence import Run, common_setting, runs_of, share
 from enorm_jax.errors import InputError
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import STYLES, save
 from enorm_jax.results import most_restarted_last, read_results
-from enorm_jax.storage import Folder, check_writable
+from enorm_jax.storage import Folder
+from places import RESULTS, add_folders, drawings
 
-HERE = Path(__file__).parent
-STUDY = HERE.parent / "experiments" / "results" / "divergence"
+STUDY = RESULTS / "divergence"
 PLOTTED_C = (None, 1.2)
 Kind = tuple[str, bool, bool]  # method, bias, softmax
 
@@ -139,18 +138,14 @@ def draw(cells: list[dict[str, Any]], common: dict[str, Any], stem: Folder) -> l
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument(
-        "results", type=parse.folder, nargs="?", default=STUDY, help="folder of points"
-    )
-    parser.add_argument("--out", type=parse.folder, help="folder; default: that of the points")
+    add_folders(parser, STUDY, "points")
     args = parser.parse_args()
     found = read_results(args.results)
     cells = [LATER | cell for cell in found if cell["experiment"] == "divergence"]
     if not kinds_of(cells):
         raise InputError(f"{args.results} holds no point of experiments/divergence.py seeds")
     common = common_setting(cells, args.results)
-    out = args.out or (args.results if args.results != STUDY else HERE)
-    check_writable(out)
+    out = drawings(args, STUDY)
     for path in draw(cells, common, out / f"divergence_seeds_{common['dataset']}"):
         print(path)
 

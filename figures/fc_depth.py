@@ -7,7 +7,6 @@ sweep wrote can be named; its figures lie in it then.
 """
 
 import collections
-from pathlib import Path
 from typing import Any
 
 from enorm_jax import cli, parse
@@ -18,11 +17,9 @@ from enorm_jax.methods import METHODS, ORIGINAL, STUDY, in_order
 from enorm_jax.plotting import accuracy_over_depth
 from enorm_jax.rates import known_rate, read_winners
 from enorm_jax.results import read_results
-from enorm_jax.storage import check_writable
+from places import RESULTS, add_folders, drawings
 
-HERE = Path(__file__).parent
-EXPERIMENTS = HERE.parent / "experiments"
-RESULTS = EXPERIMENTS / "results"
+EXPERIMENTS = RESULTS.parent
 
 
 def most_runs(name: str, cells: list[dict[str, Any]]) -> Any:
@@ -54,13 +51,7 @@ def at_default_rates(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument(
-        "results", type=parse.folder, nargs="?", default=RESULTS,
-        help="folder of cells",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=parse.folder, help="folder for the drawings; default: that of the cells"
-    )
+    add_folders(parser, RESULTS)
     parser.add_argument(
         "--published", choices=["study", "original", "both"], default="study",
         help="whose points to draw beside",
@@ -81,11 +72,10 @@ def main() -> None:
     parser.add_argument("--without-bias", action="store_true", help="draw no networks with bias")
     args = parser.parse_args()
     sources = ("study", "original") if args.published == "both" else (args.published,)
-    out = args.out or (args.results if args.results != RESULTS else HERE)
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
     if not cells:
         raise InputError(f"{args.results} holds no finished cell of fc_sweep.py: give another")
-    check_writable(out)
+    out = drawings(args, RESULTS)
     cells = [cell for cell in cells if cell["method"] in args.method]
     if not cells:
         raise InputError(f"{args.results} holds no cell of {', '.join(args.method)}: give others")

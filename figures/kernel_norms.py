@@ -7,7 +7,6 @@ sweep wrote can be named; its figures lie in it then.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,11 +20,10 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import save
 from enorm_jax.results import read_results
-from enorm_jax.storage import Folder, check_writable
+from enorm_jax.storage import Folder
+from places import RESULTS, add_folders, drawings
 
-HERE = Path(__file__).parent
 LABELS = 32  # that find room above each other
-STUDY = HERE.parent / "experiments" / "results"
 
 
 def draw(axis: Axes, results: list[dict[str, Any]]) -> None:
@@ -103,28 +101,21 @@ def panels(results: list[dict[str, Any]], depth: int, bias: bool, stem: Folder) 
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument(
-        "results", type=parse.folder, nargs="?", default=STUDY, help="folder of cells"
-    )
+    add_folders(parser, RESULTS)
     parser.add_argument("--depth", type=parse.positive_int, default=9, help="depth p")
     parser.add_argument("--bias", action="store_true", help="networks with bias")
-    parser.add_argument(
-        "--out", type=parse.folder, help="folder for the drawings; default: that of the cells"
-    )
     parser.add_argument(
         "--method", type=parse.methods, default="study", help="methods: study, all or their names"
     )
     args = parser.parse_args()
-    out = args.out or (args.results if args.results != STUDY else HERE)
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
     cells = [cell for cell in cells if cell["method"] in args.method]
     drawn = False
     for dataset in sorted({cell["dataset"] for cell in cells}):
         own = [cell for cell in cells if cell["dataset"] == dataset]
         if comparable(own, args.depth, args.bias):
-            check_writable(out)
-            stem = out / f"kernel_norms_{dataset}_p{args.depth:02d}{'_bias' if args.bias else ''}"
-            for path in panels(own, args.depth, args.bias, stem):
+            name = f"kernel_norms_{dataset}_p{args.depth:02d}{'_bias' if args.bias else ''}"
+            for path in panels(own, args.depth, args.bias, drawings(args, RESULTS) / name):
                 print(path)
             drawn = True
     if not drawn:

@@ -7,7 +7,6 @@ sweep wrote can be named; its figures lie in it then.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,10 +19,9 @@ from enorm_jax.errors import InputError
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
 from enorm_jax.results import read_results
-from enorm_jax.storage import Folder, check_writable
+from enorm_jax.storage import Folder
+from places import RESULTS, add_folders, drawings
 
-HERE = Path(__file__).parent
-STUDY = HERE.parent / "experiments" / "results"
 ROWS = {"test_accuracy": "test accuracy on {} (%)", "train_loss": "training loss"}
 
 
@@ -96,19 +94,13 @@ def panels(
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    parser.add_argument(
-        "results", type=parse.folder, nargs="?", default=STUDY, help="folder of cells"
-    )
+    add_folders(parser, RESULTS)
     parser.add_argument("--depths", type=parse.depths, default="1,9,19", help="as for fc_sweep.py")
     parser.add_argument("--bias", action="store_true", help="networks with bias")
-    parser.add_argument(
-        "--out", type=parse.folder, help="folder for the drawings; default: that of the cells"
-    )
     parser.add_argument(
         "--method", type=parse.methods, default="study", help="methods: study, all or their names"
     )
     args = parser.parse_args()
-    out = args.out or (args.results if args.results != STUDY else HERE)
     cells = [cell for cell in read_results(args.results) if cell.get("experiment") == "fc"]
     cells = [cell for cell in cells if cell["method"] in args.method]
     drawn = False
@@ -116,9 +108,8 @@ def main() -> None:
         own = [cell for cell in cells if cell["dataset"] == dataset]
         depths = [depth for depth in args.depths if comparable(own, depth, args.bias)]
         if depths:
-            check_writable(out)
-            stem = out / f"learning_curves_{dataset}{'_bias' if args.bias else ''}"
-            for path in panels(own, depths, args.bias, stem):
+            name = f"learning_curves_{dataset}{'_bias' if args.bias else ''}"
+            for path in panels(own, depths, args.bias, drawings(args, RESULTS) / name):
                 print(path)
             drawn = True
     if not drawn:

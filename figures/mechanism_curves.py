@@ -20,9 +20,9 @@ from enorm_jax import cli
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import OTHER, STYLES, save
 from enorm_jax.results import read_measured
+from places import HERE, RESULTS
 
-HERE = Path(__file__).parent
-MEASURED = HERE.parent / "experiments" / "results" / "mechanisms"
+MEASURED = RESULTS / "mechanisms"
 HALVES: dict[str, dict[str, Any]] = {
     "neither": {"color": "#000000", "marker": "o", "linestyle": "-"},
     "centring": {"color": "#0072B2", "marker": "s", "linestyle": "--"},

@@ -16,9 +16,9 @@ from enorm_jax import cli
 from enorm_jax.methods import make_method
 from enorm_jax.plotting import STYLES, save
 from enorm_jax.results import read_measured
+from places import HERE, RESULTS
 
-HERE = Path(__file__).parent
-STUDY = HERE.parent / "experiments" / "results" / "quantize-cifar10.json"
+STUDY = RESULTS / "quantize-cifar10.json"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "per_tensor": ("one step per kernel", {"markerfacecolor": "none", "linestyle": "--"}),
     "per_tensor_equalized": ("the same, equalized", {"linestyle": "-"}),

@@ -17,8 +17,8 @@ from enorm_jax.methods import METHODS
 from enorm_jax.plotting import STYLES, save
 from enorm_jax.results import read_measured
 from enorm_jax.timing import epoch_bytes, parameter_count
+from places import HERE, RESULTS
 
-HERE = Path(__file__).parent
 BATCH, IMAGES, PIXELS, WIDTH = 256, 50_000, 3072, 500
 
 
@@ -88,7 +88,7 @@ def roofline(axes: Axes, found: dict[str, Any]) -> None:
 def main() -> None:
     """Runs the command."""
     parser = cli.Parser(description=__doc__, formatter_class=cli.HelpFormatter)
-    default = HERE.parent / "experiments" / "results" / "benchmark.json"
+    default = RESULTS / "benchmark.json"
     parser.add_argument("file", type=Path, nargs="?", default=default, help="of benchmark.py --out")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the drawings")
     args = parser.parse_args()
