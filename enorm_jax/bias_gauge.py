@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.groups import Groups, Params, chain_groups
+from enorm_jax.groups import Groups, Params, chain_groups, require_groups
 from enorm_jax.scaling import Scales
 from enorm_jax.state_rescaling import vector_paths, weight_factors
 
@@ -43,6 +43,7 @@ def initial_gauge(params: Params, groups: Groups | None = None) -> Scales:
       [(2,), (2,)]
     """
     groups = chain_groups(params) if groups is None else groups
+    require_groups(groups)
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
     floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     widest = functools.reduce(jnp.promote_types, floating, jnp.float32)

@@ -18,9 +18,9 @@ def chain(params: Mapping[str, Any]) -> tuple[str, ...]:
       The layers' names, first to last.
 
     Raises:
-      ValueError: if there is no kernel, a kernel is not a matrix, two neighbours do not
-        chain, a kernel lies deeper than in its layer, or the names' alphabetical order, in
-        which pytrees keep them, is not that of their numbers.
+      ValueError: if there is no kernel, a kernel is not a matrix, two neighbours do not chain, a
+        bias is not one number a unit, a kernel lies deeper than in its layer, or the names'
+        alphabetical order, in which pytrees keep them, is not that of their numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,6 +54,11 @@ def chain(params: Mapping[str, Any]) -> tuple[str, ...]:
                 f"{name}: kernel of shape {params[name]['kernel'].shape} is not (in, out); "
                 "use jax.vmap for a leading axis of seeds, and the groups of infer_groups for "
                 "convolutions"
+            )
+        units, bias = params[name]["kernel"].shape[1], params[name].get("bias")
+        if hasattr(bias, "shape") and bias.shape != (units,):
+            raise ValueError(
+                f"{name}: bias of shape {bias.shape} of {units} units is not ({units},)"
             )
     for before, after in itertools.pairwise(names):
         shapes = params[before]["kernel"].shape, params[after]["kernel"].shape

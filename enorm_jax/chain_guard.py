@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import optax
 
 from enorm_jax.opt_state import Degrees, walk_state
 
@@ -114,3 +115,24 @@ def _check_members(members: list[Any], running: Any, params: Any, degrees: Degre
 
     for member in members[:-1]:
         walk_state(jax.eval_shape(member, params), params, visit, degrees)
+
+
+def require_all(reason: str, params: Any) -> None:
+    """Raises where `optax.masked` or `optax.multi_transform` keep parameters back.
+
+    Args:
+      reason: why all are needed.
+      params: what a transform was given.
+
+    Raises:
+      ValueError: if some are masked.
+    """
+
+    def masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)
+
+    if any(map(masked, jax.tree.leaves(params, is_leaf=masked))):
+        raise ValueError(
+            f"{reason} and cannot see masked parameters: put it outside of optax.masked and "
+            "optax.multi_transform"
+        )

@@ -72,7 +72,8 @@ def enorm_step(
         unit, > 0. The papers use 1.2 for dense and 1.1 for convolutional networks. A traced
         `c` cannot be checked: one that is not positive and finite spoils the parameters.
       groups: what shares a unit's scale, from `infer_groups`; None for a chain.
-      p: norm, >= 1; `jnp.inf` gives cross-layer equalization.
+      p: norm, >= 1; `jnp.inf` gives cross-layer equalization. Sums of :math:`|w|^p` have to fit
+        the dtype: in float32, p up to some 20, beyond which norms of small weights are taken for 0.
       cycles: passes over the groups.
       order: ``"sequential"`` takes each norm after the layer before was rescaled
         (Gauss-Seidel), ``"simultaneous"`` takes all at the start of the cycle (Jacobi).
@@ -242,29 +243,42 @@ def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:
     if not isinstance(c, jax.core.Tracer) and not 0 < float(c) < float("inf"):
         raise ValueError(f"c must be positive and finite, got {c}")
     require_plain(p=p, cycles=cycles)
-    if not p >= 1:
-        raise ValueError(f"p must be at least 1, got {p}")
-    if cycles < 1:
-        raise ValueError(f"cycles must be at least 1, got {cycles}")
+    if not (isinstance(p, (int, float, np.number)) and p >= 1):
+        raise ValueError(f"p must be at least 1, got {p!r}")
+    require_count("cycles", cycles)
     if order not in ("sequential", "simultaneous"):
         raise ValueError(f"order must be 'sequential' or 'simultaneous', got {order!r}")
 
 
 def require_plain(**numbers: Any) -> None:
-    """Raises for an argument that decides what is traced, and is being traced itself.
+    """Raises for an argument that decides what is traced, and could be traced itself.
 
     Args:
       **numbers: arguments by name.
 
     Raises:
-      ValueError: if one is a tracer.
+      ValueError: if one is an array of JAX's.
     """
     for name, value in numbers.items():
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.Array):
             raise ValueError(
-                f"{name} must be a plain number, and is being traced; in optax.inject_hyperparams "
-                "name it in static_args"
+                f"{name} must be a plain number, not an array of JAX's: in "
+                "optax.inject_hyperparams name it in static_args"
             )
+
+
+def require_count(name: str, value: Any) -> None:
+    """Raises for what is no number of times.
+
+    Args:
+      name: of the argument.
+      value: the argument.
+
+    Raises:
+      ValueError: if it is no integer of 1 or more.
+    """
+    if not (isinstance(value, (int, np.integer)) and value >= 1):
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
 def usable(params: Params, groups: Groups | None) -> Groups:

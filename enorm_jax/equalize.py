@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from enorm_jax.enorm import cumulative_scales
+from enorm_jax.enorm import cumulative_scales, require_count
 from enorm_jax.groups import Groups, Params
 from enorm_jax.scaling import Scales, rescale
 
@@ -103,10 +103,9 @@ def equalizing_scales(
       >>> float(scale[0]), int(cycles)
       (0.5, 2)
     """
-    if not tolerance > 0 or max_cycles < 1:
-        raise ValueError(
-            f"tolerance {tolerance} must be positive and max_cycles {max_cycles} at least 1"
-        )
+    require_count("max_cycles", max_cycles)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     if clamp is not None and not clamp > 1:
         raise ValueError(f"clamp must be above 1, got {clamp}: scales stay in [1 / clamp, clamp]")
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
-from enorm_jax.chain_guard import require_last, require_stateless_siblings
+from enorm_jax.chain_guard import require_all, require_last, require_stateless_siblings
 from enorm_jax.degree_check import check_degrees
-from enorm_jax.enorm import Order, check_arguments, require_plain, usable
+from enorm_jax.enorm import Order, check_arguments, require_count, require_plain, usable
 from enorm_jax.groups import Groups, by_path
 from enorm_jax.nnx_groups import without_variables
 from enorm_jax.opt_state import Degrees
@@ -54,11 +54,13 @@ def equi_normalize(
 
     `optax.apply_updates` then gives ``enorm_step(params + u, c, groups=groups)``, and the
     state is that which the optimizer would have, had it seen the gradients of the rescaled network
-    all along; see `rescale_state`. Around `optax.MultiSteps`, or within it, the parameters move
-    only when it emits. What is added to the gradients without being one, such as weight decay,
-    acts on the rescaled parameters. Updates have the dtype that the optimizer gives them: where
-    weights in bfloat16 are far out of balance, they round what a first step changes; call
-    `enorm_step` once before training.
+    all along; see `rescale_state`. That is so where states start at 0 and gradients reach them
+    unclipped: the start of `optax.adagrad`, 0.1, and what `optax.clip` cuts off do not scale with
+    gradients, nor does the momentum of an optimizer with trust ratios, as `optax.lars`. Around
+    `optax.MultiSteps`, or within it, the parameters move only when it emits. What is added to the
+    gradients without being one, such as weight decay, acts on the rescaled parameters. Updates have
+    the dtype that the optimizer gives them: where weights in bfloat16 are far out of balance, they
+    round what a first step changes; call `enorm_step` once before training.
 
     Nothing may follow that changes the updates: inside an `optax.chain` it must be the last.
     Members of a chain cannot reach each other's states, so that this is a wrapper::
@@ -124,15 +126,17 @@ def equi_normalize(
         return updates, inner_state, advance_gauge(gauge, scales) if gauge else gauge
 
     def init(params: Any) -> EquiNormalizeState:
-        fast = fast_params(params)
-        if groups is not None:
-            named = set(usable(fast, groups).paths)
-            groups.leaves(fast if named <= by_path(fast).keys() else without_variables(fast))
         if optimizer is None:
             require_stateless_siblings(params, degrees)
         else:
             require_last()
             check_degrees(optimizer, params, degrees)
+        fast = fast_params(params)
+        found = groups is not None and {*usable(fast, groups).paths} <= by_path(fast).keys()
+        if not found:
+            require_all("equi_normalize balances all layers", fast)
+        if groups is not None:
+            groups.leaves(fast if found else without_variables(fast))
         gauge = initial_gauge(without_variables(fast), groups) if bias == "gauge" else ()
         return EquiNormalizeState(inner.init(params), jnp.zeros((), jnp.int32), gauge)
 
@@ -171,8 +175,7 @@ def _check_arguments(optimizer: Any, every: int, bias: str) -> None:
             "write equi_normalize(optimizer, c=1.2) or equi_normalize(c=1.2)"
         )
     require_plain(every=every)
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+    require_count("every", every)
     if bias not in ("scale", "keep", "gauge"):
         raise ValueError(f"bias must be 'scale', 'keep' or 'gauge', got {bias!r}")
     if bias == "gauge" and optimizer is None:

@@ -259,7 +259,7 @@ def chain_groups(params: Params) -> Groups:
     slot = slots_of(params)
     groups = []
     for before, after in itertools.pairwise(names):
-        vectors = (slot(before, "bias"),) if "bias" in params[before] else ()
+        vectors = (slot(before, "bias"),) if params[before].get("bias") is not None else ()
         producer, consumer = slot(before, "kernel", axis=1), slot(after, "kernel")
         groups.append(RescalingGroup(producer.shape[1], (producer,), (consumer,), vectors))
     return Groups(tuple(groups), checked=True)

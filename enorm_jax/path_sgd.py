@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from enorm_jax.chain import chain
+from enorm_jax.chain_guard import require_all
 from enorm_jax.groups import Params
 from enorm_jax.scaling import wide
 
@@ -79,7 +80,7 @@ def scale_by_path(
     gamma = path_norm if network is None else network
 
     def init(params: Params) -> PathState:
-        _require_all(params)
+        require_all("scale_by_path sums over all paths", params)
         if not relative:
             return PathState(jnp.ones(()))
         leaves = jax.tree.leaves(path_weights(params, gamma))
@@ -101,17 +102,6 @@ def scale_by_path(
         return jax.tree.map(divided, updates, path_weights(params, gamma)), state
 
     return optax.GradientTransformation(init, update)
-
-
-def _require_all(params: Params) -> None:
-    def masked(leaf: Any) -> bool:
-        return isinstance(leaf, optax.MaskedNode)
-
-    if any(map(masked, jax.tree.leaves(params, is_leaf=masked))):
-        raise ValueError(
-            "scale_by_path sums over all paths and cannot see masked parameters: put it outside of "
-            "optax.masked and optax.multi_transform"
-        )
 
 
 def path_weights(params: Params, network: Network | None = None) -> Any:

@@ -67,5 +67,5 @@ def test_without_hidden_units_nothing_is_amplified():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="cycles must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="cycles must be a whole number, at least 1, got 0"):
         bias_amplification(chain_of([np.ones((2, 2), np.float32)] * 2), cycles=0)

@@ -460,7 +460,9 @@ def test_low_precision_keeps_its_dtypes():
             lambda: equi_normalize(MOMENTUM).update(network(), MOMENTUM.init(network()), network()),
             "no EquiNormalizeState but tuple: use that of init",
         ),
-        (lambda: equi_normalize(MOMENTUM, every=0), "every must be at least 1"),
+        (lambda: equi_normalize(MOMENTUM, every=0), "every must be a whole number, at least 1"),
+        (lambda: equi_normalize(MOMENTUM, every=1.5), "every must be a whole number"),
+        (lambda: equi_normalize(MOMENTUM, p="2"), "p must be at least 1, got '2'"),
         (lambda: equi_normalize(MOMENTUM, bias="gauged"), "'gauge', got 'gauged'"),
         (lambda: equi_normalize(bias="gauge"), "bias='gauge' changes the gradients"),
         (lambda: train(equi_normalize(MOMENTUM, c=-1.0), network(), 1), "c must be positive"),
@@ -558,3 +560,27 @@ def test_wrong_arguments_are_refused_before_any_step():
         enorm_step(params, chain_groups(params))
     with pytest.raises(ValueError, match="bias must be"):
         enorm_step_with_state(params, (), 1.2, bias="Scale")
+
+
+def test_masked_layers_are_never_balanced_past():
+    frozen = {name: name != "layer_01" for name in network()}
+    labels = {name: "train" if train else "keep" for name, train in frozen.items()}
+    for transform in (
+        optax.masked(equi_normalize(MOMENTUM), frozen),
+        optax.multi_transform(
+            {"train": equi_normalize(MOMENTUM), "keep": optax.set_to_zero()}, labels
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"put it outside of optax\.masked"):
+            transform.init(network())
+    outside = optax.multi_transform({"train": MOMENTUM, "keep": optax.set_to_zero()}, labels)
+    equi_normalize(outside).init(network())
+
+
+def test_biases_that_are_none_are_absent():
+    params = {name: {**layer, "bias": None} for name, layer in network().items()}
+    got = enorm_step(params, 1.2)
+    plain = {name: {"kernel": layer["kernel"]} for name, layer in params.items()}
+    chex.assert_trees_all_equal(
+        {name: {"kernel": layer["kernel"]} for name, layer in got.items()}, enorm_step(plain, 1.2)
+    )
