@@ -239,6 +239,26 @@ def test_what_is_no_tree_of_trained_parameters_is_refused():
     assert [group.size for group in groups] == [3]
 
 
+def test_check_does_not_pass_what_it_cannot_tell():
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+    groups = infer_groups(
+        lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"], params, jnp.ones((1, 3)), check=False
+    )
+
+    def saturates(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"]
+
+    with pytest.raises(ValueError, match="changes it by"):
+        check(saturates, params, groups, jnp.zeros((2, 3)))
+    for apply, x in (
+        (saturates, jnp.ones((0, 3))),
+        (lambda params, x: 0 * saturates(params, x), jnp.ones((2, 3))),
+        (lambda params, x: jnp.argmax(saturates(params, x), -1), jnp.ones((2, 3))),
+    ):
+        with pytest.raises(ValueError, match="nothing can be checked"):
+            check(apply, params, groups, x)
+
+
 def test_check_is_exact_in_low_precision():
     params = networks.tensors(a=(4, 64), bias=(64,), b=(64, 3))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enorm_jax.groups import Groups, Params
+from enorm_jax.groups import Groups, Params, require_groups
 from enorm_jax.scaling import Scales, rescale
 
 # Of the largest output; by powers of 2 a right rescaling changes nothing but underflow.
@@ -23,8 +23,8 @@ def check(
     .. math:: f(\mathrm{rescale}(\theta, d), x) = f(\theta, x), \quad d_i \in \{1/8, ..., 8\}
 
     The scales are powers of 2, which multiply exactly, so that a right grouping changes next to
-    nothing in any precision and at any depth. Parameters that are zero, as fresh biases are,
-    prove nothing and are replaced by random numbers for the check.
+    nothing in any precision and at any depth. Parameters and inputs that are zero, as fresh biases
+    are, prove nothing and are replaced by random numbers for the check.
 
     Args:
       apply_fn: function ``(params, *inputs) -> outputs``, as for `infer_groups`.
@@ -39,7 +39,7 @@ def check(
     Raises:
       ValueError: if the output changes by more than 1e-5 of its largest number, or is not
         finite; the message names the groups at fault and their tensors. Also if there are shapes
-        instead of numbers.
+        instead of numbers, or all outputs are 0 or none is floating, which proves nothing.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -51,9 +51,11 @@ def check(
       >>> check(apply, params, groups, jnp.ones((1, 2))).checked
       True
     """
+    require_groups(groups)
     _require_numbers(params, *inputs)
     rng = np.random.default_rng(seed)
-    params = _without_zeros(params, rng)
+    params, inputs = _without_zeros(params, rng), _without_zeros(inputs, rng)
+    groups.leaves(params)
     outputs = jax.jit(lambda params: apply_fn(params, *inputs))
     scales = tuple(_powers_of_two(rng, group.size) for group in groups)
     if not groups.groups or _change(outputs, params, groups, scales) <= _TOLERANCE:
@@ -98,8 +100,8 @@ def dtype_of(leaf: Any) -> Any:
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
-def _without_zeros(params: Params, rng: np.random.Generator) -> Params:
-    """The parameters, with random numbers in place of zeros."""
+def _without_zeros(tree: Any, rng: np.random.Generator) -> Any:
+    """The tree, with random numbers in place of zeros."""
 
     def fill(leaf: Any) -> Any:
         if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
@@ -107,7 +109,7 @@ def _without_zeros(params: Params, rng: np.random.Generator) -> Params:
         noise = jnp.asarray(rng.uniform(0.05, 0.15, np.shape(leaf)), dtype_of(leaf))
         return jnp.where(leaf == 0, noise, leaf)
 
-    return jax.tree.map(fill, params)
+    return jax.tree.map(fill, tree)
 
 
 def _powers_of_two(rng: np.random.Generator, size: int) -> jax.Array:
@@ -118,12 +120,19 @@ def _change(
     outputs: Callable[[Params], Any], params: Params, groups: Groups, scales: Scales
 ) -> float:
     """The largest change of an output, relative to the largest number in its array."""
-    before = _arrays(outputs(params))
-    after = _arrays(outputs(rescale(params, scales, groups)))
+    found = outputs(params)
+    before, after = _arrays(found), _arrays(outputs(rescale(params, scales, groups)))
     if not all(np.isfinite(array).all() for array in before):
         raise ValueError(
             "the function's output is not finite at these params, so that nothing can be checked: "
             "pass inputs and params at which it is"
+        )
+    leaves = jax.tree.leaves(found)
+    floating = (leaf for leaf in leaves if jnp.issubdtype(dtype_of(leaf), jnp.inexact))
+    if not any(map(jnp.any, floating)):
+        raise ValueError(
+            "the function has no floating output that is not 0 at these inputs, so that nothing "
+            "can be checked: return its logits, and pass inputs at which they are not 0"
         )
     return max(map(_relative, before, after), default=0.0)
 
