@@ -43,7 +43,7 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
       (batch, out), float32.
 
     Raises:
-      ValueError: if an operand is not in float32.
+      ValueError: if an operand is not in float32, or no matrix, or the two do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,6 +57,8 @@ def matmul_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
             "products in bfloat16 round float32 operands themselves: leave out dtype= and "
             f"param_dtype=, got {x.dtype} and {w.dtype}"
         )
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0]:  # which padding would hide
+        raise ValueError(f"cannot multiply {x.shape} with {w.shape}: (batch, in) and (in, out)")
     return _matmul(w.shape, x, w)
 
 

@@ -1,6 +1,7 @@
 """Products in bfloat16: what they compute, and that every transform computes the same."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -212,3 +213,9 @@ def test_precision_changes_products_alone():
     assert 1e-5 < float(jnp.abs(exact - narrow).max()) < 0.05
     with pytest.raises(ValueError, match="precision must be one of"):
         FullyConnected(depth=1, precision="float16").init(jax.random.key(1), x, train=False)
+
+
+@pytest.mark.parametrize("shapes", [((1, 2), (3, 2)), ((1, 40), (33, 2)), ((2, 2, 2), (2, 2))])
+def test_operands_that_do_not_fit_are_named_and_not_padded(shapes):
+    with pytest.raises(ValueError, match=re.escape(f"cannot multiply {shapes[0]} with")):
+        matmul_bfloat16(*map(jnp.ones, shapes))
