@@ -1,5 +1,6 @@
 """How much work an epoch is, and how fast this device multiplies matrices."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,15 +57,14 @@ def epoch_flops(parameters: int, images: int) -> float:
     return 6.0 * parameters * images
 
 
-def epoch_bytes(parameters: int, units: int, images: int, batch_size: int, operand: int) -> float:
+def epoch_bytes(layers: Sequence[int], images: int, batch_size: int, operand: int) -> float:
     """Bytes that an epoch of training moves at least, if nothing stays in a cache.
 
-    Each of a layer's three products reads its two operands and writes its float32 result; the
-    update reads weight and gradient, and writes the weight.
+    Each of a layer's three products reads its two operands and writes its float32 result; there is
+    none for the gradient of the inputs. The update reads weight and gradient, and writes weights.
 
     Args:
-      parameters: weights of the network.
-      units: of all layers together, the inputs included.
+      layers: units of each layer, from the inputs to the classes.
       images: images in an epoch.
       batch_size: images in a step.
       operand: bytes of an operand of a product, 4 or 2.
@@ -74,12 +74,18 @@ def epoch_bytes(parameters: int, units: int, images: int, batch_size: int, opera
 
     Example:
       >>> from enorm_jax.timing import epoch_bytes
-      >>> round(epoch_bytes(3_791_000, 8082, 50_000, 256, operand=2) / 1e9, 1)
-      20.5
+      >>> round(epoch_bytes([3072, *[500] * 10, 10], 50_000, 256, operand=2) / 1e9, 1)
+      18.8
     """
-    weights = parameters * (2 * operand + 4 + 12)
-    activations = batch_size * units * (3 * operand + 8)
-    return images / batch_size * (weights + activations)
+    update = 3 * 4
+    total = 0
+    for number, (before, after) in enumerate(itertools.pairwise(layers)):
+        kernel, x, y = before * after, batch_size * before, batch_size * after
+        forward = operand * (x + kernel) + 4 * y
+        of_kernel = operand * (x + y) + 4 * kernel
+        of_x = operand * (y + kernel) + 4 * x if number else 0
+        total += forward + of_kernel + of_x + update * kernel
+    return images / batch_size * total
 
 
 def memory(

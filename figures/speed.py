@@ -16,7 +16,7 @@ from enorm_jax import cli
 from enorm_jax.methods import METHODS
 from enorm_jax.plotting import STYLES, save
 from enorm_jax.results import read_measured
-from enorm_jax.timing import epoch_bytes, parameter_count
+from enorm_jax.timing import epoch_bytes
 from places import HERE, RESULTS
 
 BATCH, IMAGES, PIXELS, WIDTH = 256, 50_000, 3072, 500
@@ -43,14 +43,13 @@ def roofline(axes: Axes, found: dict[str, Any]) -> None:
     """Rate over operations per byte, below the rate of one large product."""
     for depth in found["depths"]:
         p = depth["depth"]
-        weights = parameter_count(p, WIDTH, PIXELS)
-        units = PIXELS + (p + 1) * WIDTH + 10
+        layers = [PIXELS, *[WIDTH] * (p + 1), 10]
         for name, entry in depth["contenders"].items():
             method, _, precision = name.partition(" ")
             if method not in METHODS or precision not in depth["matmul_flops"]:
                 continue
             operand = 2 if precision == "bfloat16" else 4
-            moved = epoch_bytes(weights, units, IMAGES, BATCH, operand)
+            moved = epoch_bytes(layers, IMAGES, BATCH, operand)
             intensity = entry["flops"] * entry["seconds_per_epoch"] / moved
             style = STYLES[method]
             face = style["color"] if operand == 2 else "white"
