@@ -144,6 +144,8 @@ class EstimatedBatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape[-1:])
         running_var = self.variable("batch_stats", "var", jnp.ones, shape[-1:])
         if self.train and not self.is_initializing():
+            if not len(x):
+                raise ValueError("running estimates cannot move by a batch of 0: leave it out")
             seen = jax.lax.stop_gradient(wide(x))
             deviation = seen - running_mean.value[None, :]
             mean = batch_mean(seen, self.axis_name)

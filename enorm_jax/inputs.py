@@ -52,7 +52,8 @@ class PerImage:
 
     Attributes:
       scale: largest pixel value.
-      epsilon: added to the deviation of ``pixel / scale``, which is 0 in a blank image.
+      epsilon: added to the deviation of ``pixel / scale``, which in a blank image is 0, or by
+        rounding so small that its inputs may come near 1.
 
     Example:
       >>> import numpy as np

@@ -183,7 +183,8 @@ class WeightStandardizedDense(_WeightStandardized, nn.Dense):
 
     Parameters are those of the plain layer. The output is √(fan-in / 2) times as large as He's: use
     it where a normalization follows. ENorm cannot balance it: scaling a unit's weights changes
-    nothing, and scaling rows changes every unit's mean and deviation.
+    next to nothing where their variance is far above ε, and scaling rows changes every unit's mean
+    and deviation.
 
     Attributes:
       features: output units; and all others of `nn.Dense`.

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Granularity = Literal["tensor", "channel"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -18,14 +19,14 @@ def quantize_weights(params: Any, bits: int, granularity: Granularity = "tensor"
 
     Args:
       params: pytree of parameters; kernels are (..., out).
-      bits: bits b of a weight, >= 2.
+      bits: bits b of a weight, 2 to 32.
       granularity: one step s for the whole tensor, or one for each output channel.
 
     Returns:
       Parameters of the same structure, shapes and dtypes, on the grid.
 
     Raises:
-      ValueError: if there are fewer than 2 bits, or there is no such granularity.
+      ValueError: if bits are none of 2 to 32, or there is no such granularity.
 
     Example:
       >>> import jax.numpy as jnp
@@ -33,8 +34,10 @@ def quantize_weights(params: Any, bits: int, granularity: Granularity = "tensor"
       >>> quantize_weights({"kernel": jnp.array([[3.0, 1.2, -0.4]])}, bits=3)["kernel"].tolist()
       [[3.0, 1.0, -0.0]]
     """
-    if bits < 2:
-        raise ValueError(f"bits must be at least 2, got {bits}: one of them is the sign")
+    if not (isinstance(bits, (int, np.integer)) and 2 <= bits <= 32):
+        raise ValueError(
+            f"bits must be a whole number from 2, of which one is the sign, to 32, got {bits!r}"
+        )
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity must be one of {GRANULARITIES}, got {granularity!r}")
     levels = 2 ** (bits - 1) - 1

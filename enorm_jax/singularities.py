@@ -35,7 +35,8 @@ def activity(x: jax.Array) -> Activity:
       x: signals before a ReLU, (..., units).
 
     Returns:
-      An `Activity`. A unit without any deviation is infinitely far, nan if it is 0.
+      An `Activity`. A unit without any deviation is infinitely far, or by rounding some 10⁷
+      deviations, and nan if it is 0.
 
     Example:
       >>> import jax.numpy as jnp

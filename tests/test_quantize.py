@@ -52,7 +52,7 @@ def test_folding_batch_norm_leaves_the_function(rng):
 
 
 def test_too_few_bits_are_named():
-    with pytest.raises(ValueError, match="bits must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="one is the sign, to 32, got 1"):
         quantize_weights({"kernel": jnp.ones((2, 2))}, 1)
 
 
