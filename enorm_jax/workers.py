@@ -127,7 +127,7 @@ def _count_death(worker: _Worker, deaths: Deaths, observer: Observer) -> Cell:
     assert cell is not None
     worker.process.join()
     status = worker.process.exitcode
-    deaths.count(cell, f"(exit status {status}); if memory ran out, give fewer --workers")
+    deaths.count(cell, f"exit status {status}; if memory ran out, give fewer --workers")
     observer.died(cell)
     return cell
 

@@ -23,8 +23,8 @@ def check(
     .. math:: f(\mathrm{rescale}(\theta, d), x) = f(\theta, x), \quad d_i \in \{1/8, ..., 8\}
 
     The scales are powers of 2, which multiply exactly, so that a right grouping changes next to
-    nothing in any precision and at any depth. Parameters and inputs that are zero, as fresh biases
-    are, prove nothing and are replaced by random numbers for the check.
+    nothing in any precision and at any depth. Parameters that are zero, as fresh biases are, and
+    inputs of nothing but zeros prove nothing: random numbers replace them for the check.
 
     Args:
       apply_fn: function ``(params, *inputs) -> outputs``, as for `infer_groups`.
@@ -54,7 +54,8 @@ def check(
     require_groups(groups)
     _require_numbers(params, *inputs)
     rng = np.random.default_rng(seed)
-    params, inputs = _without_zeros(params, rng), _without_zeros(inputs, rng)
+    params = jax.tree.map(lambda leaf: _without_zeros(leaf, rng), params)
+    inputs = jax.tree.map(lambda leaf: leaf if _tells(leaf) else _without_zeros(leaf, rng), inputs)
     groups.leaves(params)
     outputs = jax.jit(lambda params: apply_fn(params, *inputs))
     scales = tuple(_powers_of_two(rng, group.size) for group in groups)
@@ -100,16 +101,17 @@ def dtype_of(leaf: Any) -> Any:
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
-def _without_zeros(tree: Any, rng: np.random.Generator) -> Any:
-    """The tree, with random numbers in place of zeros."""
+def _without_zeros(leaf: Any, rng: np.random.Generator) -> Any:
+    """An array with random numbers in place of zeros, if it is floating."""
+    if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
+        return leaf
+    noise = jnp.asarray(rng.uniform(0.05, 0.15, np.shape(leaf)), dtype_of(leaf))
+    return jnp.where(leaf == 0, noise, leaf)
 
-    def fill(leaf: Any) -> Any:
-        if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
-            return leaf
-        noise = jnp.asarray(rng.uniform(0.05, 0.15, np.shape(leaf)), dtype_of(leaf))
-        return jnp.where(leaf == 0, noise, leaf)
 
-    return jax.tree.map(fill, tree)
+def _tells(leaf: Any) -> bool:
+    """Whether an array is floating and not 0 everywhere."""
+    return jnp.issubdtype(dtype_of(leaf), jnp.inexact) and bool(jnp.any(leaf))
 
 
 def _powers_of_two(rng: np.random.Generator, size: int) -> jax.Array:
@@ -127,9 +129,7 @@ def _change(
             "the function's output is not finite at these params, so that nothing can be checked: "
             "pass inputs and params at which it is"
         )
-    leaves = jax.tree.leaves(found)
-    floating = (leaf for leaf in leaves if jnp.issubdtype(dtype_of(leaf), jnp.inexact))
-    if not any(map(jnp.any, floating)):
+    if not any(map(_tells, jax.tree.leaves(found))):
         raise ValueError(
             "the function has no floating output that is not 0 at these inputs, so that nothing "
             "can be checked: return its logits, and pass inputs at which they are not 0"
