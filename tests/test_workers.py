@@ -51,7 +51,7 @@ def test_killed_workers_lose_nothing_and_the_bits_are_those_of_one_process(tmp_p
 
 @pytest.mark.slow
 def test_a_cell_whose_workers_always_die_is_given_up_with_one_line(tmp_path):
-    with pytest.raises(InputError, match=f"died {ATTEMPTS} times .*fewer --workers"):
+    with pytest.raises(InputError, match=f"died {ATTEMPTS} times: exit status .*fewer --workers"):
         run_cells(
             CELLS[:1],
             job(tmp_path),
