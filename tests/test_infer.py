@@ -250,6 +250,12 @@ def test_check_does_not_pass_what_it_cannot_tell():
 
     with pytest.raises(ValueError, match="changes it by"):
         check(saturates, params, groups, jnp.zeros((2, 3)))
+
+    def off(params, x):  # a last ReLU
+        return jax.nn.relu(saturates(params, x))
+
+    with pytest.raises(ValueError, match="changes it by"):
+        check(off, params, groups, -jnp.ones((2, 3)))
     for apply, x in (
         (saturates, jnp.ones((0, 3))),
         (lambda params, x: 0 * saturates(params, x), jnp.ones((2, 3))),

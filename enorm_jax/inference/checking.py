@@ -24,7 +24,8 @@ def check(
 
     The scales are powers of 2, which multiply exactly, so that a right grouping changes next to
     nothing in any precision and at any depth. Parameters that are zero, as fresh biases are, and
-    inputs of nothing but zeros prove nothing: random numbers replace them for the check.
+    inputs of nothing but zeros prove nothing: random numbers replace them for the check. Where all
+    outputs are 0, as behind a last ReLU that is off, it is made with absolute values instead.
 
     Args:
       apply_fn: function ``(params, *inputs) -> outputs``, as for `infer_groups`.
@@ -55,9 +56,15 @@ def check(
     _require_numbers(params, *inputs)
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda leaf: _without_zeros(leaf, rng), params)
-    inputs = jax.tree.map(lambda leaf: leaf if _tells(leaf) else _without_zeros(leaf, rng), inputs)
+    inputs = jax.tree.map(
+        lambda leaf: _without_zeros(leaf, rng) if _is_array(leaf) and not _tells(leaf) else leaf,
+        inputs,
+    )
     groups.leaves(params)
     outputs = jax.jit(lambda params: apply_fn(params, *inputs))
+    if not any(map(_tells, jax.tree.leaves(outputs(params)))):
+        params, inputs = jax.tree.map(_absolute, (params, inputs))
+        outputs = jax.jit(lambda params: apply_fn(params, *inputs))
     scales = tuple(_powers_of_two(rng, group.size) for group in groups)
     if not groups.groups or _change(outputs, params, groups, scales) <= _TOLERANCE:
         return dataclasses.replace(groups, checked=True)
@@ -107,6 +114,15 @@ def _without_zeros(leaf: Any, rng: np.random.Generator) -> Any:
         return leaf
     noise = jnp.asarray(rng.uniform(0.05, 0.15, np.shape(leaf)), dtype_of(leaf))
     return jnp.where(leaf == 0, noise, leaf)
+
+
+def _absolute(leaf: Any) -> Any:
+    floating = _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.abs(leaf) if floating else leaf
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (np.ndarray, jax.Array))
 
 
 def _tells(leaf: Any) -> bool:
