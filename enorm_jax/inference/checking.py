@@ -61,20 +61,28 @@ def check(
         inputs,
     )
     groups.leaves(params)
+    if not groups.groups:
+        return dataclasses.replace(groups, checked=True)
     outputs = jax.jit(lambda params: apply_fn(params, *inputs))
-    if not any(map(_tells, jax.tree.leaves(outputs(params)))):
+    before = outputs(params)
+    if not any(map(_tells, jax.tree.leaves(before))):
         params, inputs = jax.tree.map(_absolute, (params, inputs))
         outputs = jax.jit(lambda params: apply_fn(params, *inputs))
+        before = outputs(params)
+    _require_telling(before)
+
+    def change(scales: Scales) -> float:
+        return _change(before, outputs(rescale(params, scales, groups)))
+
     scales = tuple(_powers_of_two(rng, group.size) for group in groups)
-    if not groups.groups or _change(outputs, params, groups, scales) <= _TOLERANCE:
+    if change(scales) <= _TOLERANCE:
         return dataclasses.replace(groups, checked=True)
     faults = []
     for number, group in enumerate(groups):
         alone = tuple(d if k == number else jnp.ones_like(d) for k, d in enumerate(scales))
-        change = _change(outputs, params, groups, alone)
-        if not change <= _TOLERANCE:
+        if not (by := change(alone)) <= _TOLERANCE:
             tensors = [slot.name for slot in group.slots]
-            faults.append(f"group {number} ({', '.join(tensors)}) changes it by {change:.0e}")
+            faults.append(f"group {number} ({', '.join(tensors)}) changes it by {by:.0e}")
     raise ValueError(
         f"rescaling these groups changes the function: {'; '.join(faults) or 'all together'}; "
         "infer the groups of this very function, and report it if they were"
@@ -134,23 +142,23 @@ def _powers_of_two(rng: np.random.Generator, size: int) -> jax.Array:
     return jnp.asarray(2.0 ** rng.integers(-3, 4, size), jnp.float32)
 
 
-def _change(
-    outputs: Callable[[Params], Any], params: Params, groups: Groups, scales: Scales
-) -> float:
-    """The largest change of an output, relative to the largest number in its array."""
-    found = outputs(params)
-    before, after = _arrays(found), _arrays(outputs(rescale(params, scales, groups)))
-    if not all(np.isfinite(array).all() for array in before):
+def _require_telling(outputs: Any) -> None:
+    """Raises where no change of the outputs would show."""
+    if not all(np.isfinite(array).all() for array in _arrays(outputs)):
         raise ValueError(
             "the function's output is not finite at these params, so that nothing can be checked: "
             "pass inputs and params at which it is"
         )
-    if not any(map(_tells, jax.tree.leaves(found))):
+    if not any(map(_tells, jax.tree.leaves(outputs))):
         raise ValueError(
             "the function has no floating output that is not 0 at these inputs, so that nothing "
             "can be checked: return its logits, and pass inputs at which they are not 0"
         )
-    return max(map(_relative, before, after), default=0.0)
+
+
+def _change(before: Any, after: Any) -> float:
+    """The largest change of an output, relative to the largest number in its array."""
+    return max(map(_relative, _arrays(before), _arrays(after)), default=0.0)
 
 
 def _arrays(outputs: Any) -> Sequence[np.ndarray]:
