@@ -1,6 +1,7 @@
 """A unit's norms over all tensors around it, and the scale that balances them."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -58,50 +59,61 @@ def _norm(
     Returns:
       Vector of shape (units,), with gradient 0 where the norm is 0.
     """
-    total = None
-    for slot in getattr(group, side):
-        powers = _powers(tensor(slot.path), p)
-        if slot.path in group.loops:
-            after, before = group.loops[slot.path]
-            own = (after.grid == before.grid) & (after.grid >= 0)
-            powers = jnp.where(own, jnp.zeros((), powers.dtype), powers)
-        part = _per_unit(slot, powers, group.size, p)
-        if total is None:
-            total = part
-        else:
-            total = jnp.maximum(total, part) if p == jnp.inf else total + part
-    if total is None:
+    slots = getattr(group, side)
+    if not slots:
         raise ValueError(f"a group of {group.size} units has no {side}")
-    return _root(total, p)
-
-
-def _powers(x: jax.Array, p: float) -> jax.Array:
+    values = [(slot, _of_others(group, slot, tensor(slot.path))) for slot in slots]
     if p == 2:
-        return x * x
-    return jnp.abs(x) if p == jnp.inf else jnp.abs(x) ** p
+        return _root(_over([(slot, x * x) for slot, x in values], group.size, "sum"), p)
+    values = [(slot, jnp.abs(x)) for slot, x in values]
+    if p == 1:
+        return _over(values, group.size, "sum")
+    largest = _over(values, group.size, "max")
+    if p == jnp.inf:
+        return largest
+    # In units of the largest, no power overflows and not all of them underflow; neither the norm
+    # nor its derivative depends on the unit.
+    unit = jax.lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
+    powers = [(slot, (x / factor([(0, slot)], (unit,))) ** p) for slot, x in values]
+    return unit * _root(_over(powers, group.size, "sum"), p)
+
+
+def _of_others(group: RescalingGroup, slot: Slot, x: jax.Array) -> jax.Array:
+    """The tensor with 0 where a unit feeds itself."""
+    if slot.path not in group.loops:
+        return x
+    after, before = group.loops[slot.path]
+    own = (after.grid == before.grid) & (after.grid >= 0)
+    return jnp.where(own, jnp.zeros((), x.dtype), x)
 
 
 def _root(total: jax.Array, p: float) -> jax.Array:
-    if p == jnp.inf:
-        return total
     positive = total > 0
     safe = jnp.where(positive, total, 1)
     return jnp.where(positive, jnp.sqrt(safe) if p == 2 else safe ** (1 / p), 0)
 
 
-def _per_unit(slot: Slot, powers: jax.Array, size: int, p: float) -> jax.Array:
-    """Sum, or maximum, of a tensor's elements per unit."""
-    others = tuple(axis for axis in range(powers.ndim) if axis not in slot.axes)
+def _over(
+    values: Sequence[tuple[Slot, jax.Array]], size: int, how: Literal["sum", "max"]
+) -> jax.Array:
+    """Sum, or maximum of what is nowhere below 0, over all tensors' elements, per unit."""
+    parts = [_per_unit(slot, x, size, how) for slot, x in values]
+    return functools.reduce(jnp.add if how == "sum" else jnp.maximum, parts)
+
+
+def _per_unit(slot: Slot, x: jax.Array, size: int, how: Literal["sum", "max"]) -> jax.Array:
+    """The same of one tensor."""
+    others = tuple(axis for axis in range(x.ndim) if axis not in slot.axes)
     if slot.table is None:
-        return (powers.max(others) if p == jnp.inf else powers.sum(others)).reshape(size)
+        return (x.sum(others) if how == "sum" else x.max(others)).reshape(size)
     crop = _occupied(slot.units >= 0)
     inside = dict(zip(slot.axes, crop, strict=True))
-    powers = powers[tuple(inside.get(axis, slice(None)) for axis in range(powers.ndim))]
-    parts = powers.max(others) if p == jnp.inf else powers.sum(others)
+    x = x[tuple(inside.get(axis, slice(None)) for axis in range(x.ndim))]
     units = slot.units[crop]
-    empty = jnp.zeros(size + 1, parts.dtype)  # -1, none of this group, goes to the end
-    filled = empty.at[units].max(parts) if p == jnp.inf else empty.at[units].add(parts)
-    return filled[:size]
+    empty = jnp.zeros(size + 1, x.dtype)  # -1, none of this group, goes to the end
+    if how == "sum":
+        return empty.at[units].add(x.sum(others))[:size]
+    return empty.at[units].max(x.max(others))[:size]
 
 
 def _occupied(mask: np.ndarray) -> tuple[slice, ...]:

@@ -72,8 +72,7 @@ def enorm_step(
         unit, > 0. The papers use 1.2 for dense and 1.1 for convolutional networks. A traced
         `c` cannot be checked: one that is not positive and finite spoils the parameters.
       groups: what shares a unit's scale, from `infer_groups`; None for a chain.
-      p: norm, >= 1; `jnp.inf` gives cross-layer equalization. Sums of :math:`|w|^p` have to fit
-        the dtype: in float32, p up to some 20, beyond which norms of small weights are taken for 0.
+      p: norm, >= 1; `jnp.inf` gives cross-layer equalization.
       cycles: passes over the groups.
       order: ``"sequential"`` takes each norm after the layer before was rescaled
         (Gauss-Seidel), ``"simultaneous"`` takes all at the start of the cycle (Jacobi).

@@ -18,6 +18,7 @@ VARIANTS = [
     {},
     {"p": 1},
     {"p": 3.5},
+    {"p": 60},
     {"p": jnp.inf},
     {"cycles": 4},
     {"order": "simultaneous"},
@@ -176,21 +177,22 @@ def test_compiles_once_for_all_c():
         params = once(params, jnp.float32(c))
 
 
-def test_gradient_matches_finite_differences_and_survives_dead_units():
+@pytest.mark.parametrize("p", [2, 1, 60])
+def test_gradient_matches_finite_differences_and_survives_dead_units(p):
     kernels, biases = network([4, 5, 3])
     kernels[0][:, 2] = 0
     kernels[1][3, :] = 0
 
     def value(params):
         weights = jnp.arange(1.0, 21.0, dtype=jnp.float32).reshape(4, 5)
-        return jnp.sum(weights * enorm_step(params, 1.2)["layer_00"]["kernel"])
+        return jnp.sum(weights * enorm_step(params, 1.2, p=p)["layer_00"]["kernel"])
 
     params = as_params(kernels, biases)
     gradient = jax.grad(value)(params)["layer_00"]["kernel"]
     assert np.isfinite(gradient).all()
 
     def reference_value(w):
-        new, _, _ = reference.enorm([w, kernels[1]], biases, 1.2)
+        new, _, _ = reference.enorm([w, kernels[1]], biases, 1.2, p)
         return float((np.arange(1.0, 21.0).reshape(4, 5) * new[0]).sum())
 
     for i, j in [(0, 0), (3, 1), (1, 3), (2, 4)]:  # units 0, 1, 4 alive; unit 3 leads nowhere
@@ -202,7 +204,7 @@ def test_gradient_matches_finite_differences_and_survives_dead_units():
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 @pytest.mark.parametrize("side", ["incoming", "outgoing"])
-@pytest.mark.parametrize("p", [2, 1, jnp.inf])
+@pytest.mark.parametrize("p", [2, 1, 60, jnp.inf])
 def test_a_unit_with_a_zero_or_nonfinite_norm_keeps_d_1(value, side, p):
     kernels, _ = network([4, 5, 3])
     if side == "incoming":

@@ -31,7 +31,12 @@ NETWORKS = [
     networks.recurrent,
     networks.stacked,
 ]
-VARIANTS = [{"cycles": 3}, {"order": "simultaneous", "p": 1, "cycles": 2}, {"p": jnp.inf}]
+VARIANTS = [
+    {"cycles": 3},
+    {"order": "simultaneous", "p": 1, "cycles": 2},
+    {"p": 60},
+    {"p": jnp.inf},
+]
 
 
 def inferred(network):
