@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,21 +17,34 @@ from enorm_jax.results import write_json
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that answers a fault with one line and exit status 2."""
+    """Argument parser that answers a fault with one line and exit status 2.
+
+    What it returns has `given` too: the flags that were written, whatever their values.
+    """
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, which `parse_args` calls."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        parsed.given = frozenset(_flags(sys.argv[1:] if args is None else args))
+        return parsed, rest
+
     def error(self, message: str) -> NoReturn:
         """Prints one line, with the nearest flag if one was misspelt."""
         flags = [flag for action in self._actions for flag in action.option_strings]
-        given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
-        unknown = [flag for flag in given if flag not in flags]
+        unknown = [flag for flag in _flags(sys.argv[1:]) if flag not in flags]
         if unknown:
             message = f"unrecognized arguments: {' '.join(unknown)}"
         near = [match for flag in unknown for match in difflib.get_close_matches(flag, flags, 1)]
         hint = f"did you mean {' '.join(near)}? " if near else ""
         raise SystemExit(_complain(self.prog, f"{message}; {hint}see --help"))
+
+
+def _flags(words: Iterable[str]) -> list[str]:
+    """The flags among a command's words."""
+    return [word.partition("=")[0] for word in words if word.startswith("--")]
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

@@ -256,7 +256,6 @@ def cycle_arguments(p: cli.Parser) -> None:
 def cycles(args: Any) -> dict[str, dict[str, Any]]:
     """By method the fields of its cells that say how ENorm's cycle differs; none without ENorm."""
     of_norms = of_norms_in(args)
-    refuse_unused(args)
     return {
         method: {
             "of_norms": method in of_norms,
@@ -278,21 +277,6 @@ def of_norms_in(args: Any) -> list[str]:
             "enorm+bn"
         )
     return found if args.of_norms else []
-
-
-def refuse_unused(args: Any) -> None:
-    """Refuses what changes ENorm where no method has it."""
-    given = {
-        f"--order {args.order}": args.order != "sequential",
-        "--leave-last": args.leave_last,
-    }
-    if "bias" in args:
-        given[f"--bias {args.bias}"] = args.bias in ("keep", "gauge")
-    if not any(make_method(method).equalize for method in args.method):
-        for flag in filter(given.get, given):
-            raise cli.InputError(
-                f"{flag}: no ENorm among {', '.join(args.method)}: add enorm, or leave it out"
-            )
 
 
 def cells(args: Any) -> list[Cell]:

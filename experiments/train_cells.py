@@ -134,7 +134,8 @@ def choose_precision(
 
 
 def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bool = False) -> None:
-    """Refuses what no network could train on."""
+    """Refuses what no network could train on, and what none has a use for."""
+    refuse_unused(args, list(dict.fromkeys(cell.method for cell in wanted)))
     images: dict[str | None, int] = {None: len(dataset.train_labels)}
     for fold in {cell.fold for cell in wanted if cell.fold}:
         images[fold] = data.kept(len(dataset.train_labels), fold)
@@ -150,6 +151,19 @@ def check(args: Any, wanted: list[Cell], dataset: data.Dataset, *, one_image: bo
     if args.save_params and any(cell.select == "best" for cell in wanted):
         raise cli.InputError("--save-params keeps the last epoch's network: not with --select best")
     from_first(lambda: check_writable(args.out))
+
+
+def refuse_unused(args: Any, methods: Sequence[str]) -> None:
+    """Refuses flags that change a part which no method has."""
+    every, names = [make_method(method) for method in methods], ", ".join(methods)
+    if not any(method.equalize for method in every):
+        refused = sorted(args.given & {"--c", "--order", "--leave-last"})
+        if getattr(args, "bias", None) in ("keep", "gauge"):
+            refused.append(f"--bias {args.bias}")
+        for flag in refused:
+            raise cli.InputError(f"{flag}: no ENorm among {names}: add enorm, or leave it out")
+    if "--groups" in args.given and not any(method.grouped for method in every):
+        raise cli.InputError(f"--groups: no GN or BCN among {names}: add gn, or leave it out")
 
 
 def check_size(cell: Cell, images: int, one_image: bool, batch_flag: str) -> None:

@@ -12,8 +12,8 @@ from enorm_jax import conv_plots, networks
 from enorm_jax.conv_plots import accuracy_over_batch
 from enorm_jax.results import interval, write_json
 
-SMALL = ["--dataset", "digits", "--width", "0.0625", "--groups", "4", "--workers", "1"]
-TINY = ["--dataset", "digits", "--width", "4", "--groups", "2", "--workers", "1"]
+SMALL = ["--dataset", "digits", "--width", "0.0625", "--workers", "1"]
+TINY = ["--dataset", "digits", "--width", "4", "--workers", "1"]
 
 
 @pytest.fixture

@@ -190,6 +190,8 @@ def test_interrupted_it_says_how_to_go_on(tmp_path):
         (["--method", "enorm", "--dept", "3", *SMALL], "did you mean --depths? see --help"),
         (["--depths", "3"], "required: --method"),
         (["--method", "bn", "--leave-last", *SMALL], "--leave-last: no ENorm among bn: add enorm"),
+        (["--method", "bn", "--c=1.2", *SMALL], "--c: no ENorm among bn: add enorm, or leave it"),
+        (["--method", "bn", "--groups", "5", *SMALL], "--groups: no GN or BCN among bn: add gn"),
         (["--method", "bn", "--bias", "gauge", *SMALL], "--bias gauge: no ENorm among bn"),
         (["--metod", "enorm", *SMALL], "--metod; did you mean --method? see --help"),
         (["--method", "enrom"], "unknown method 'enrom': did you mean enorm? choose baseline"),
