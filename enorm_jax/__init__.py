@@ -30,38 +30,63 @@ Each has its equation and an example in its docstring; what trains and draws the
 package's other modules.
 """
 
-from enorm_jax.amplification import bias_amplification as bias_amplification
-from enorm_jax.bias_gauge import advance_gauge as advance_gauge
-from enorm_jax.bias_gauge import gauge_gradients as gauge_gradients
-from enorm_jax.bias_gauge import initial_gauge as initial_gauge
-from enorm_jax.conv_models import FullyConvolutional as FullyConvolutional
-from enorm_jax.conv_models import ResNet as ResNet
-from enorm_jax.degree_check import check_degrees as check_degrees
-from enorm_jax.enorm import cumulative_scales as cumulative_scales
-from enorm_jax.enorm import cycle_scales as cycle_scales
-from enorm_jax.enorm import energy as energy
-from enorm_jax.enorm import enorm_step as enorm_step
-from enorm_jax.enorm import rescale as rescale
-from enorm_jax.equalize import equalize as equalize
-from enorm_jax.equi_normalize import EquiNormalizeState as EquiNormalizeState
-from enorm_jax.equi_normalize import equi_normalize as equi_normalize
-from enorm_jax.group_norms import BatchChannelNorm as BatchChannelNorm
-from enorm_jax.group_norms import group_norm as group_norm
-from enorm_jax.group_norms import layer_norm as layer_norm
-from enorm_jax.groups import Groups as Groups
-from enorm_jax.groups import RescalingGroup as RescalingGroup
-from enorm_jax.groups import Slot as Slot
-from enorm_jax.inference import check as check
-from enorm_jax.inference import explain as explain
-from enorm_jax.inference import infer_groups as infer_groups
-from enorm_jax.kernels import WeightNormConv as WeightNormConv
-from enorm_jax.kernels import WeightNormDense as WeightNormDense
-from enorm_jax.kernels import WeightStandardizedConv as WeightStandardizedConv
-from enorm_jax.kernels import WeightStandardizedDense as WeightStandardizedDense
-from enorm_jax.models import FullyConnected as FullyConnected
-from enorm_jax.nnx_groups import infer_groups_nnx as infer_groups_nnx
-from enorm_jax.norms import BatchNorm as BatchNorm
-from enorm_jax.path_sgd import PathState as PathState
-from enorm_jax.path_sgd import scale_by_path as scale_by_path
-from enorm_jax.state_rescaling import enorm_step_with_state as enorm_step_with_state
-from enorm_jax.state_rescaling import rescale_state as rescale_state
+from enorm_jax.amplification import bias_amplification
+from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
+from enorm_jax.conv_models import FullyConvolutional, ResNet
+from enorm_jax.degree_check import check_degrees
+from enorm_jax.enorm import cumulative_scales, cycle_scales, energy, enorm_step, rescale
+from enorm_jax.equalize import equalize
+from enorm_jax.equi_normalize import EquiNormalizeState, equi_normalize
+from enorm_jax.group_norms import BatchChannelNorm, group_norm, layer_norm
+from enorm_jax.groups import Groups, RescalingGroup, Slot
+from enorm_jax.inference import check, explain, infer_groups
+from enorm_jax.kernels import (
+    WeightNormConv,
+    WeightNormDense,
+    WeightStandardizedConv,
+    WeightStandardizedDense,
+)
+from enorm_jax.models import FullyConnected
+from enorm_jax.nnx_groups import infer_groups_nnx
+from enorm_jax.norms import BatchNorm
+from enorm_jax.path_sgd import PathState, scale_by_path
+from enorm_jax.state_rescaling import enorm_step_with_state, rescale_state
+
+# In the docstring's order, which is that of a reference page too.
+__all__ = [  # noqa: RUF022
+    "enorm_step",
+    "enorm_step_with_state",
+    "equi_normalize",
+    "check_degrees",
+    "infer_groups",
+    "infer_groups_nnx",
+    "explain",
+    "check",
+    "Groups",
+    "RescalingGroup",
+    "Slot",
+    "cycle_scales",
+    "rescale",
+    "rescale_state",
+    "cumulative_scales",
+    "energy",
+    "bias_amplification",
+    "initial_gauge",
+    "gauge_gradients",
+    "advance_gauge",
+    "equalize",
+    "BatchNorm",
+    "BatchChannelNorm",
+    "group_norm",
+    "layer_norm",
+    "WeightNormDense",
+    "WeightNormConv",
+    "WeightStandardizedDense",
+    "WeightStandardizedConv",
+    "scale_by_path",
+    "FullyConnected",
+    "FullyConvolutional",
+    "ResNet",
+    "EquiNormalizeState",
+    "PathState",
+]
