@@ -13,12 +13,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from enorm_jax import published
 from enorm_jax.cell import LATER
 from enorm_jax.methods import in_order, make_method
-from enorm_jax.results import interval, pooled
+from enorm_jax.results import intervals, pooled
 from enorm_jax.storage import Folder, write_whole
 
 # One marker and one pair of colour and line per method in all figures; the colours of the first
@@ -54,10 +55,11 @@ def accuracy_over_depth(
 ) -> list[Folder]:
     """Draws test accuracy over depth, with 95 % intervals, beside the published points.
 
-    One panel without and one with bias, if there are both. Results of the same setting and
-    different seeds are pooled; results at other settings become a series of their own, named by
-    what differs. Runs that ended at less than half of the best accuracy would leave no room for
-    the others: they are noted at the foot, as are those that diverged, and have no part in means.
+    The scatter of a line's runs is taken from all its depths, see `intervals`. One panel without
+    and one with bias, if there are both. Results of the same setting and different seeds are
+    pooled; results at other settings become a series of their own, named by what differs. Runs
+    that ended at less than half of the best accuracy would leave no room for the others: they are
+    noted at the foot, as are those that diverged, and have no part in means.
 
     Args:
       results: cells of one data set, from `read_results`.
@@ -166,7 +168,22 @@ def _panel(
         ("with bias" if bias else "without bias") + f", {min(precisions)}" * (len(precisions) == 1)
     )
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    _draw_legend(axis)
+
+
+def _draw_legend(axis: Axes) -> None:
+    """Ours in the first column, the published points in the second."""
+    entries = zip(*axis.get_legend_handles_labels(), strict=True)
+    ours_first = sorted(entries, key=lambda entry: not isinstance(entry[0], ErrorbarContainer))
+    axis.legend(
+        *zip(*ours_first, strict=True),
+        title="mean and 95 % interval, from the scatter at all depths of a line",
+        title_fontsize=8,
+        fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=2,
+    )
 
 
 def _shifts(methods: int, depths: Sequence[int]) -> list[float]:
@@ -235,7 +252,8 @@ def _draw_series(
         else "all diverged"
     )
     name = ", ".join(part for part in (make_method(method).label, suffix) if part)
-    summary = [interval(shown[p]) if p in shown else (math.nan, None) for p in places]
+    found = intervals(shown)
+    summary = [found.get(p, (math.nan, None)) for p in places]
     axis.errorbar(
         list(places.values()),
         [mean for mean, _ in summary],

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -160,11 +161,39 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
       >>> mean, round(half, 2)
       (55.0, 2.48)
     """
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, None
-    standard_error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return mean, float(scipy.special.stdtrit(len(values) - 1, 0.975) * standard_error)
+    return intervals({0: values})[0]
+
+
+def intervals(groups: Mapping[int, Sequence[float]]) -> dict[int, tuple[float, float | None]]:
+    r"""Means of groups that scatter alike, and half-widths of their 95 % intervals.
+
+    .. math::
+        \bar x_g \pm t_{0.975, \nu} \, s / \sqrt{n_g}, \quad
+        s^2 = \frac{1}{\nu} \sum_g \sum_{i=1}^{n_g} (x_{g,i} - \bar x_g)^2, \quad
+        \nu = \sum_g (n_g - 1)
+
+    Two or three runs say little about their scatter, those at ten depths together more.
+
+    Args:
+      groups: n_g measurements each, n_g >= 1.
+
+    Returns:
+      By group the mean, and the half-width or None for a single measurement.
+
+    Example:
+      >>> from enorm_jax.results import intervals
+      >>> found = intervals({1: [54.0, 56.0], 3: [54.0, 55.0, 56.0]})
+      >>> {depth: (mean, round(half, 2)) for depth, (mean, half) in found.items()}
+      {1: (55.0, 2.6), 3: (55.0, 2.12)}
+    """
+    squares = [float(np.var(values)) * len(values) for values in groups.values()]
+    freedom = sum(len(values) - 1 for values in groups.values())
+    deviation = math.sqrt(sum(squares) / freedom) if freedom else math.nan
+    t = float(scipy.special.stdtrit(freedom, 0.975)) if freedom else math.nan
+    return {
+        name: (float(np.mean(v)), t * deviation / math.sqrt(len(v)) if len(v) > 1 else None)
+        for name, v in groups.items()
+    }
 
 
 def pooled(results: Sequence[dict[str, Any]]) -> tuple[dict[int, list[float]], dict[int, int]]:

@@ -15,7 +15,7 @@ from enorm_jax.cell import LATER, SEED_LIMIT, Cell, same_setting, without_done_s
 from enorm_jax.checkpoint import load_arrays, load_variables, save_arrays
 from enorm_jax.errors import InputError
 from enorm_jax.program import compile_program
-from enorm_jax.results import interval, read_results, rounded, write_json
+from enorm_jax.results import interval, intervals, read_results, rounded, write_json
 from enorm_jax.sweep import progress, run_cell
 from train_cells import left_of
 
@@ -356,6 +356,22 @@ def test_the_interval_covers_the_mean_95_times_in_100(rng):
     covered = [abs(mean - 50) <= half for mean, half in map(interval, samples)]
     assert abs(np.mean(covered) - 0.95) < 0.015
     assert interval([51.5]) == (51.5, None)
+
+
+def test_intervals_of_groups_that_scatter_alike_cover_each_mean_95_times_in_100(rng):
+    truth = {1: 50.0, 3: 54.0, 5: 52.0}
+    trials = [{p: rng.normal(truth[p], 2, 2) for p in truth} for _ in range(2000)]
+    found = [intervals(groups) for groups in trials]
+    for p in truth:
+        covered = [abs(one[p][0] - truth[p]) <= one[p][1] for one in found]
+        assert abs(np.mean(covered) - 0.95) < 0.02
+    alone = [interval(groups[1])[1] for groups in trials]
+    assert np.mean([one[1][1] for one in found]) < 0.5 * np.mean(alone)
+
+
+def test_a_single_run_has_no_interval_and_says_nothing_about_scatter():
+    pairs = {3: [53.0, 54.0], 5: [52.0, 54.5]}
+    assert intervals({1: [51.5]} | pairs) == {1: (51.5, None)} | intervals(pairs)
 
 
 def test_a_cell_made_before_a_setting_could_be_chosen_keeps_its_name_and_counts():
