@@ -49,7 +49,7 @@ def norm_groups(params: Params) -> Groups:
                 f"{before} has no normalization layer {name} with a scale behind it: "
                 "balance its kernel"
             )
-        producer, shift = slot(*place, "scale"), slot(*place, "bias")
-        consumer = slot(after, "kernel")
-        groups.append(RescalingGroup(producer.shape[0], (producer,), (consumer,), (shift,)))
+        producer, consumer = slot(*place, "scale"), slot(after, "kernel")
+        shifts = (slot(*place, "bias"),) if "bias" in inner.get("channel", inner) else ()
+        groups.append(RescalingGroup(producer.shape[0], (producer,), (consumer,), shifts))
     return Groups(tuple(groups), checked=True)

@@ -12,7 +12,41 @@ from enorm_jax.scaling import wide
 AxisName = str | tuple[str, ...] | None
 
 
-class BatchNorm(nn.Module):
+class RunningNorm(nn.Module):
+    """What normalizations with running estimates share; `BatchNorm` tells the attributes."""
+
+    train: bool
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    axis_name: AxisName = None
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: jax.typing.DTypeLike | None = None
+
+    def _affine(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """γ and β, parameters or constants of the input's dtype."""
+        units = x.shape[-1:]
+        scale = jnp.ones(units, x.dtype)
+        bias = jnp.zeros(units, x.dtype)
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, units)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, units)
+        return scale, bias
+
+    def _estimates(self, x: jax.Array) -> tuple[nn.Variable, nn.Variable]:
+        """Running mean and variance."""
+        mean = self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1:])
+        return mean, self.variable("batch_stats", "var", jnp.ones, x.shape[-1:])
+
+    def _out(self, y: jax.Array, *inputs: jax.Array) -> jax.Array:
+        """The result in its dtype."""
+        return y.astype(jnp.result_type(*inputs) if self.dtype is None else self.dtype)
+
+
+class BatchNorm(RunningNorm):
     r"""Batch normalization with torch's semantics.
 
     .. math::
@@ -31,6 +65,12 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       axis_name: of the axis, or axes, of `jax.shard_map`, `jax.pmap` or `jax.vmap` along which the
         batch is shared out, all shares of one size: statistics are then those of the whole.
+      use_scale: whether to multiply with γ.
+      use_bias: whether to add β.
+      scale_init: initializer of γ.
+      bias_init: initializer of β.
+      dtype: of the result; None for what input and parameters promote to. Statistics and
+        parameters are in float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -45,11 +85,6 @@ class BatchNorm(nn.Module):
       Ioffe and Szegedy, `Batch Normalization <https://arxiv.org/abs/1502.03167>`_, ICML 2015.
     """
 
-    train: bool
-    momentum: float = 0.1
-    epsilon: float = 1e-5
-    axis_name: AxisName = None
-
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalizes each unit.
@@ -63,25 +98,22 @@ class BatchNorm(nn.Module):
         Raises:
           ValueError: if there is one example only to train on; its variance is undefined.
         """
-        units = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (units,))
-        bias = self.param("bias", nn.initializers.zeros, (units,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (units,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (units,))
+        scale, bias = self._affine(x)
+        running_mean, running_var = self._estimates(x)
         if self.train:
             axis_name = None if self.is_initializing() else self.axis_name
-            flat = x.reshape(-1, units)
+            flat = wide(x.reshape(-1, x.shape[-1]))
             y, mean, var = normalize(flat, scale, bias, self.epsilon, axis_name)
             if not self.is_initializing():
                 shares = jax.lax.psum(1, axis_name) if axis_name else 1
                 running_mean.value = moved(running_mean.value, mean, self.momentum)
                 var = var * unbiased(shares * len(flat))
                 running_var.value = moved(running_var.value, var, self.momentum)
-            return y.reshape(x.shape)
-        gain = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
-        vectors = running_mean.value, gain, bias
-        mean, gain, bias = (jnp.expand_dims(v, range(x.ndim - 1)) for v in vectors)
-        return (x - mean) * gain + bias
+            return self._out(y.reshape(x.shape), x, scale, bias)
+        gain = jax.lax.rsqrt(running_var.value + self.epsilon) * wide(scale)
+        vectors = running_mean.value, gain, wide(bias)
+        mean, gain, shift = (jnp.expand_dims(v, range(x.ndim - 1)) for v in vectors)
+        return self._out((wide(x) - mean) * gain + shift, x, scale, bias)
 
 
 def moved(estimate: jax.Array, new: jax.Array, momentum: float) -> jax.Array:

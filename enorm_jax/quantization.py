@@ -101,8 +101,9 @@ def fold_batch_norm(
                 "normalization; no other can be folded"
             )
         if norm in batch_stats:
-            gain = params[norm]["scale"] * jax.lax.rsqrt(batch_stats[norm]["var"] + epsilon)
+            learned = params.get(norm, {})
+            gain = learned.get("scale", 1.0) * jax.lax.rsqrt(batch_stats[norm]["var"] + epsilon)
             kernel = kernel * gain[None, :]
-            bias = gain * (bias - batch_stats[norm]["mean"]) + params[norm]["bias"]
+            bias = gain * (bias - batch_stats[norm]["mean"]) + learned.get("bias", 0.0)
         folded[name] = {"kernel": kernel, "bias": bias}
     return folded

@@ -1,11 +1,17 @@
 """BN has torch's semantics, by the equation in float64 NumPy."""
 
+import functools
+
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enorm_jax import BatchNorm
+from enorm_jax import BatchNorm, FullyConnected, enorm_step
+from enorm_jax.group_norms import EstimatedBatchNorm
+from enorm_jax.norm_groups import norm_groups
 from enorm_jax.norms import normalize
 
 
@@ -104,6 +110,53 @@ def test_statistics_of_low_precision_are_those_of_its_numbers(values, dtype):
     np.testing.assert_allclose(y[:, 0], (x - x.mean()) / np.sqrt(x.var() + 1e-5), rtol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * x.mean(), rtol=1e-6)
     np.testing.assert_allclose(new["batch_stats"]["var"], 0.9 + 0.1 * x.var(ddof=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize(("use_scale", "use_bias"), [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("norm", [BatchNorm, EstimatedBatchNorm])
+def test_affine_parts_and_dtypes_are_chosen_as_in_flax_s_own(norm, use_scale, use_bias, dtype, rng):
+    x = jnp.asarray(rng.normal(3, 2, (6, 4)), jnp.bfloat16)
+    options = {
+        "use_scale": use_scale, "use_bias": use_bias, "dtype": dtype,
+        "scale_init": nn.initializers.constant(0.5), "bias_init": nn.initializers.constant(2.0),
+    }  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"):
+        flax = nn.BatchNorm(use_running_average=True, epsilon=1e-5, **options)
+        variables = flax.init(jax.random.key(0), x)
+        chex.assert_trees_all_equal(
+            norm(train=False, **options).init(jax.random.key(0), x), variables
+        )
+        want = flax.apply(variables, x)
+        after = norm(train=False, **options).apply(variables, x)
+        during, new = norm(train=True, **options).apply(variables, x, mutable=["batch_stats"])
+    assert after.dtype == during.dtype == want.dtype
+    np.testing.assert_allclose(np.float32(after), np.float32(want), rtol=1e-2)
+    x = np.float64(x)
+    mean, var = (
+        (x.mean(0), x.var(0))
+        if norm is BatchNorm
+        else (0.1 * x.mean(0), 0.9 + 0.1 * (x**2).mean(0))
+    )
+    y = (x - mean) / np.sqrt(var + 1e-5) * (0.5 if use_scale else 1) + (2 if use_bias else 0)
+    np.testing.assert_allclose(np.float32(during), y, rtol=1e-2, atol=1e-2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_balancing_its_scale_and_shift_leaves_the_function(use_bias, rng):
+    norm = functools.partial(BatchNorm, use_bias=use_bias)
+    model = FullyConnected(depth=2, width=6, classes=3, norm=norm)
+    x = jnp.float32(rng.normal(size=(9, 4)))
+    variables = model.init(jax.random.key(0), x, train=False)
+    variables = jax.tree.map(lambda leaf: jnp.float32(rng.uniform(0.5, 2, leaf.shape)), variables)
+    params = enorm_step(variables["params"], 1.2, groups=norm_groups(variables["params"]))
+    before, after = (
+        model.apply(variables | {"params": p}, x, train=False)
+        for p in (variables["params"], params)
+    )
+    assert not np.allclose(params["norm_01"]["scale"], variables["params"]["norm_01"]["scale"])
+    np.testing.assert_allclose(after, before, rtol=1e-5)
 
 
 def test_a_batch_of_one_cannot_be_trained_on():

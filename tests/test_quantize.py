@@ -1,5 +1,6 @@
 """Quantization of weights, and what the script and the figure make of it."""
 
+import functools
 import json
 import runpy
 from pathlib import Path
@@ -38,8 +39,10 @@ def test_nothing_is_left_of_a_kernel_of_zeros():
     assert (quantize_weights(zeros, 8)["kernel"] == 0).all()
 
 
-def test_folding_batch_norm_leaves_the_function(rng):
-    model = FullyConnected(depth=1, width=6, classes=3, use_bias=True, norm=BatchNorm)
+@pytest.mark.parametrize("parts", [{}, {"use_scale": False}, {"use_bias": False}], ids=str)
+def test_folding_batch_norm_leaves_the_function(parts, rng):
+    norm = functools.partial(BatchNorm, **parts)
+    model = FullyConnected(depth=1, width=6, classes=3, use_bias=True, norm=norm)
     x = jnp.float32(rng.normal(size=(9, 4)))
     variables = model.init(jax.random.key(0), x, train=False)
     variables = jax.tree.map(lambda leaf: jnp.float32(rng.uniform(0.5, 2, leaf.shape)), variables)
