@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 
 from enorm_jax.norms import AxisName, BatchNorm, RunningNorm, batch_mean, moved
 from enorm_jax.scaling import wide
@@ -17,7 +18,7 @@ EPSILON = 1e-5
 
 
 @functools.cache  # equal arguments give one value, so that programs compiled for it are shared
-def group_norm(groups: int) -> Callable[..., nn.Module]:
+def group_norm(groups: int, dtype: DTypeLike | None = None) -> Callable[..., nn.Module]:
     r"""Group normalization, Flax's own, as a value that a model takes.
 
     .. math::
@@ -29,6 +30,7 @@ def group_norm(groups: int) -> Callable[..., nn.Module]:
 
     Args:
       groups: number of groups; divides the number of units.
+      dtype: of the result; None for what input and parameters promote to.
 
     Returns:
       Function ``norm(train=..., name=...)`` that makes a `flax.linen.GroupNorm`, which raises
@@ -48,12 +50,14 @@ def group_norm(groups: int) -> Callable[..., nn.Module]:
 
     def norm(*, train: bool, name: str | None = None) -> nn.Module:
         del train  # a sample is normalized alike in training and after
-        return _channel(groups, name)
+        return _channel(groups, name, dtype)
 
     return norm
 
 
-def layer_norm(*, train: bool, name: str | None = None) -> nn.Module:
+def layer_norm(
+    *, train: bool, name: str | None = None, dtype: DTypeLike | None = None
+) -> nn.Module:
     r"""Layer normalization as a value that a model takes: group normalization with one group.
 
     .. math::
@@ -66,6 +70,7 @@ def layer_norm(*, train: bool, name: str | None = None) -> nn.Module:
     Args:
       train: not used: a sample is normalized alike in training and after.
       name: of the layer.
+      dtype: of the result; None for what input and parameters promote to.
 
     Returns:
       A `flax.linen.GroupNorm` of one group.
@@ -82,12 +87,10 @@ def layer_norm(*, train: bool, name: str | None = None) -> nn.Module:
       Ba et al., `Layer Normalization <https://arxiv.org/abs/1607.06450>`_, 2016.
     """
     del train
-    return _channel(1, name)
+    return _channel(1, name, dtype)
 
 
-def _channel(
-    groups: int, name: str | None, dtype: jax.typing.DTypeLike | None = None
-) -> nn.GroupNorm:
+def _channel(groups: int, name: str | None, dtype: DTypeLike | None) -> nn.GroupNorm:
     # Flax's variance, E[x²] - E[x]², takes half the time of the two-pass one on a CPU.
     return nn.GroupNorm(num_groups=groups, epsilon=EPSILON, name=name, dtype=dtype)
 
@@ -184,7 +187,7 @@ class BatchChannelNorm(nn.Module):
     micro_batch: bool = False
     momentum: float = 0.1
     axis_name: AxisName = None
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Layer, group and batch-channel normalization, by their equations in float64 NumPy."""
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -52,6 +54,28 @@ def test_layer_norm_is_group_norm_with_one_group_and_flax_s_own(rng):
 def test_equal_groups_are_one_value_so_that_programs_are_shared():
     assert group_norm(4) is group_norm(4)
     assert group_norm(4) is not group_norm(2)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        group_norm(2, jnp.bfloat16),
+        functools.partial(layer_norm, dtype=jnp.bfloat16),
+        functools.partial(BatchChannelNorm, groups=2, dtype=jnp.bfloat16),
+        functools.partial(BatchChannelNorm, groups=2, dtype=jnp.bfloat16, micro_batch=True),
+    ],
+)
+@pytest.mark.parametrize("train", [False, True])
+def test_in_bfloat16_they_round_what_they_are_in_float32(norm, train, rng):
+    x = jnp.asarray(rng.normal(3, 2, (6, 4)), jnp.bfloat16)
+    with jax.numpy_dtype_promotion("standard"):
+        variables = norm(train=train).init(jax.random.key(0), x)
+        y, _ = norm(train=train).apply(variables, x, mutable=["batch_stats"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert y.dtype == jnp.bfloat16
+    wide = norm(train=train).clone(dtype=None)
+    want, _ = wide.apply(variables, jnp.float32(x), mutable=["batch_stats"])
+    np.testing.assert_allclose(np.float32(y), want, atol=0.03)
 
 
 @pytest.mark.parametrize("train", [False, True])
