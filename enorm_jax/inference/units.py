@@ -1,6 +1,5 @@
 """Units of scale: which are the same, and which elements of the parameters lead between which."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -17,7 +16,8 @@ class Units:
 
     def __init__(self) -> None:
         self._parent = np.zeros(1024, np.int32)
-        self._reasons: dict[int, str] = {}
+        self._cause = np.zeros(1024, np.int32)  # number of a text, 0 for none
+        self._texts = [""]
         self._births = [0]
         self.count = 1
 
@@ -25,9 +25,8 @@ class Units:
         """New units, one for each element of an array; they were born together."""
         first, self.count = self.count, self.count + math.prod(shape)
         if self.count > len(self._parent):
-            grown = np.zeros(2 * self.count, np.int32)
-            grown[:first] = self._parent[:first]
-            self._parent = grown
+            more = np.zeros(2 * self.count - len(self._parent), np.int32)
+            self._parent, self._cause = (np.append(a, more) for a in (self._parent, self._cause))
         ids = np.arange(first, self.count, dtype=np.int32)
         self._parent[first : self.count] = ids
         self._births.append(first)
@@ -62,30 +61,44 @@ class Units:
         differ = roots[0] != roots[1]
         if not differ.any():
             return
-        pairs = roots[0][differ].astype(np.int64) * self.count + roots[1][differ]
-        _, first = np.unique(pairs, return_index=True)
-        reason = functools.cache(reason)
-        for one, other in zip(a[differ][first].tolist(), b[differ][first].tolist(), strict=True):
-            self._join(one, other, reason)
+        a, b, above_a, above_b = a[differ], b[differ], roots[0][differ], roots[1][differ]
+        free = (above_a != 0) & (above_b != 0)
+        self._merge(above_a[free], above_b[free])
+        if free.all():
+            return
+        loose, tied = (x[~free] for x in (np.where(above_a, a, b), np.where(above_a, b, a)))
+        loose, first = np.unique(self.find(loose), return_index=True)
+        causes = self._causes(tied[first])
+        if not causes.all():
+            self._texts.append(reason())
+            causes[causes == 0] = len(self._texts) - 1
+        self._cause[loose], self._parent[loose] = causes, 0
 
     def why(self, unit: int) -> str | None:
         """Why a unit has the fixed scale; None for unit 0 itself and for free units."""
-        while unit not in self._reasons and (above := int(self._parent[unit])) != unit:
-            unit = above
-        return self._reasons.get(unit)
+        return self._texts[self._causes(np.array([unit]))[0]] or None
 
-    def _root(self, unit: int) -> int:
-        while (above := int(self._parent[unit])) != unit:
-            unit = above
-        return unit
+    def _causes(self, ids: np.ndarray) -> np.ndarray:
+        """The number of the text that is nearest on each unit's way to its root."""
+        while True:
+            found = self._cause[ids]
+            above = np.where(found > 0, ids, self._parent[ids])
+            if np.array_equal(above, ids):
+                return found
+            ids = above
 
-    def _join(self, one: int, other: int, reason: Reason) -> None:
-        low, high = sorted((self._root(one), self._root(other)))
-        if low == high:
-            return
-        if low == 0:
-            self._reasons[high] = self.why(one) or self.why(other) or reason()
-        self._parent[high] = low
+    def _merge(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Joins classes that are free, given by their roots, pair by pair."""
+        while a.size:
+            young, old = np.maximum(a, b), np.minimum(a, b)
+            np.minimum.at(self._parent, young, old)
+            above = self._parent[young]
+            # Ways that have become long are halved, until all are short.
+            while not np.array_equal(roots := self._parent[above], above):
+                self._parent[young] = above = roots
+            a, b = above, self.find(old)
+            differ = a != b
+            a, b = a[differ], b[differ]
 
 
 class Uses:
