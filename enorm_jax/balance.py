@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from enorm_jax.groups import Groups, RescalingGroup, Slot
 from enorm_jax.scaling import Scales, factor
@@ -19,13 +20,13 @@ def norms(
 ) -> tuple[jax.Array, jax.Array]:
     """Norms of producers and consumers, each without the scale of the group's own units."""
 
-    def into(path: str) -> jax.Array:
-        slots = groups.consumers.get(path)
-        return tensors[path] * (1 / factor(slots, read)) if slots else tensors[path]
+    def into(slot: Slot) -> jax.Array:
+        tensor, slots = _part(slot, tensors[slot.path]), groups.consumers.get(slot.path)
+        return tensor * (1 / _part(slot, factor(slots, read))) if slots else tensor
 
-    def out_of(path: str) -> jax.Array:
-        slots = groups.producers.get(path)
-        return tensors[path] * factor(slots, read) if slots else tensors[path]
+    def out_of(slot: Slot) -> jax.Array:
+        tensor, slots = _part(slot, tensors[slot.path]), groups.producers.get(slot.path)
+        return tensor * _part(slot, factor(slots, read)) if slots else tensor
 
     return _norm(group, "producers", into, p), _norm(group, "consumers", out_of, p)
 
@@ -40,7 +41,7 @@ def balance(incoming: jax.Array, outgoing: jax.Array, c: jax.typing.ArrayLike) -
 
 
 def _norm(
-    group: RescalingGroup, side: Side, tensor: Callable[[str], jax.Array], p: float
+    group: RescalingGroup, side: Side, part: Callable[[Slot], jax.Array], p: float
 ) -> jax.Array:
     r"""The p-norm of each unit's part of its producers or consumers.
 
@@ -53,7 +54,7 @@ def _norm(
     Args:
       group: the group.
       side: ``"producers"`` or ``"consumers"``.
-      tensor: the tensor of a path, as the norm shall see it.
+      part: the part of a tensor that holds a slot, see `_part`, as the norm shall see it.
       p: norm, >= 1.
 
     Returns:
@@ -62,7 +63,7 @@ def _norm(
     slots = getattr(group, side)
     if not slots:
         raise ValueError(f"a group of {group.size} units has no {side}")
-    values = [(slot, _of_others(group, slot, tensor(slot.path))) for slot in slots]
+    values = [(slot, _of_others(group, slot, part(slot))) for slot in slots]
     if p == 2:
         return _root(_over([(slot, x * x) for slot, x in values], group.size, "sum"), p)
     values = [(slot, jnp.abs(x)) for slot, x in values]
@@ -74,17 +75,17 @@ def _norm(
     # In units of the largest, no power overflows and not all of them underflow; neither the norm
     # nor its derivative depends on the unit.
     unit = jax.lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
-    powers = [(slot, (x / factor([(0, slot)], (unit,))) ** p) for slot, x in values]
+    powers = [(slot, (x / _part(slot, factor([(0, slot)], (unit,)))) ** p) for slot, x in values]
     return unit * _root(_over(powers, group.size, "sum"), p)
 
 
 def _of_others(group: RescalingGroup, slot: Slot, x: jax.Array) -> jax.Array:
-    """The tensor with 0 where a unit feeds itself."""
+    """A part of a tensor with 0 where a unit feeds itself."""
     if slot.path not in group.loops:
         return x
     after, before = group.loops[slot.path]
     own = (after.grid == before.grid) & (after.grid >= 0)
-    return jnp.where(own, jnp.zeros((), x.dtype), x)
+    return x * np.asarray(~_part(slot, own), x.dtype)
 
 
 def _root(total: jax.Array, p: float) -> jax.Array:
@@ -104,18 +105,36 @@ def _over(
 def _per_unit(slot: Slot, x: jax.Array, size: int, how: Literal["sum", "max"]) -> jax.Array:
     """The same of one tensor."""
     others = tuple(axis for axis in range(x.ndim) if axis not in slot.axes)
+
+    def along(x: jax.Array) -> jax.Array:
+        return _whole(x.sum(others) if how == "sum" else x.max(others))
+
     if slot.table is None:
-        return (x.sum(others) if how == "sum" else x.max(others)).reshape(size)
-    crop = _occupied(slot.units >= 0)
-    inside = dict(zip(slot.axes, crop, strict=True))
-    x = x[tuple(inside.get(axis, slice(None)) for axis in range(x.ndim))]
-    units = slot.units[crop]
-    empty = jnp.zeros(size + 1, x.dtype)  # -1, none of this group, goes to the end
-    if how == "sum":
-        return empty.at[units].add(x.sum(others))[:size]
-    return empty.at[units].max(x.max(others))[:size]
+        return along(x).reshape(size)
+    units = slot.units[tuple(slot.box[axis] for axis in slot.axes)]
+    empty = jnp.zeros(size + 1, x.dtype).at[units]
+    # -1, none of this group, goes to the end
+    return (empty.add(along(x)) if how == "sum" else empty.max(along(x)))[:size]
 
 
-def _occupied(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around the true elements."""
-    return tuple(slice(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask))
+def _whole(x: jax.Array) -> jax.Array:
+    """A vector that every device holds, where the mesh's axes are explicit.
+
+    A unit's tensors may be sharded along different axes, and each keeps its own.
+    """
+    sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)) if sharded else x
+
+
+@overload
+def _part(slot: Slot, x: jax.Array) -> jax.Array: ...
+@overload
+def _part(slot: Slot, x: np.ndarray) -> np.ndarray: ...
+def _part(slot: Slot, x: Any) -> Any:
+    """The smallest box of a tensor that holds a slot's elements, also of what broadcasts to it.
+
+    Where layers are stacked in one tensor, each of its groups then costs its own layer.
+    """
+    if slot.table is None:
+        return x
+    return x[tuple(box if n > 1 else slice(n) for box, n in zip(slot.box, x.shape, strict=True))]

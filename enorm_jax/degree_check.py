@@ -46,9 +46,10 @@ def check_degrees(optimizer: Any, params: Any, degrees: Degrees | None = None) -
     if isinstance(optimizer, optax.MultiSteps):
         optimizer = optimizer.inner_opt
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        # A clipping threshold only shows in large gradients, an initial value only in small ones.
-        for size in (1.0, 1e3, 1e-3):
-            if not (fault := _fault(optimizer, params, degrees, size)):
+        # A clipping threshold only shows in large gradients, an initial value only in small ones;
+        # a threshold may be a share of the parameters' norm.
+        for size, weight in ((1.0, 0.0), (1e3, 0.0), (1e-3, 0.0), (1e-3, 1.0)):
+            if not (fault := _fault(optimizer, params, degrees, size, weight)):
                 return
         field, power = fault.split()
         name, _, attribute = field.partition(".")
@@ -59,10 +60,12 @@ def check_degrees(optimizer: Any, params: Any, degrees: Degrees | None = None) -
         )
 
 
-def _fault(optimizer: Any, params: Any, degrees: Degrees | None, size: float) -> str:
+def _fault(optimizer: Any, params: Any, degrees: Degrees | None, size: float, weight: float) -> str:
     """The first field that scales otherwise and its power, or an empty text."""
     try:
-        whole, half = (_fields(optimizer, params, degrees, size * factor) for factor in (1, 0.5))
+        whole, half = (
+            _fields(optimizer, params, degrees, size * factor, weight) for factor in (1, 0.5)
+        )
     except Exception:  # it needs other arguments or shapes: nothing is known about it
         return ""
     for (place, exponent, before), (_, _, after) in zip(whole, half, strict=True):
@@ -72,13 +75,15 @@ def _fault(optimizer: Any, params: Any, degrees: Degrees | None, size: float) ->
     return ""
 
 
-def _fields(optimizer: Any, params: Any, degrees: Degrees | None, size: float) -> Fields:
-    """The fields that may scale, after two steps with gradients of a size."""
+def _fields(
+    optimizer: Any, params: Any, degrees: Degrees | None, size: float, weight: float
+) -> Fields:
+    """The fields that may scale, after two steps with gradients of a size, at a weight."""
 
     def stand_in(leaf: Any, value: float) -> jax.Array:
         return jnp.full((1,) * leaf.ndim, value, leaf.dtype)
 
-    standing = jax.tree.map(lambda leaf: stand_in(leaf, 0.0), params)
+    standing = jax.tree.map(lambda leaf: stand_in(leaf, weight), params)
     fast = fast_params(standing)
     state = optimizer.init(standing)
     for value in (1.0, 0.7):

@@ -24,7 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from enorm_jax.balance import balance, norms
-from enorm_jax.groups import Groups, Params, chain_groups, readable, require_groups
+from enorm_jax.groups import (
+    Groups,
+    Params,
+    chain_groups,
+    readable,
+    require_arrays,
+    require_groups,
+)
 from enorm_jax.scaling import Bias as Bias
 from enorm_jax.scaling import Scales as Scales
 from enorm_jax.scaling import energy as energy
@@ -81,7 +88,8 @@ def enorm_step(
         which does not preserve the function.
 
     Returns:
-      Rescaled parameters, same structure, shapes and dtypes.
+      Rescaled parameters, same structure, shapes and dtypes; on a mesh whose axes are explicit,
+      same shardings. Elsewhere XLA chooses those, unless ``out_shardings`` of `jax.jit` say them.
 
     Raises:
       ValueError: if groups do not fit the params, balance nothing or have not passed `check`;
@@ -106,6 +114,7 @@ def enorm_step(
             f"bias must be 'scale' or 'keep', got {bias!r}"
             + ("; 'gauge' needs a state: use equi_normalize" if bias == "gauge" else "")
         )
+    require_arrays(params)
     # The barriers keep XLA from computing the optimizer's update again in every norm, and the
     # scales again for every weight.
     params = jax.lax.optimization_barrier(params)

@@ -62,6 +62,9 @@ def equi_normalize(
     the dtype that the optimizer gives them: where weights in bfloat16 are far out of balance, they
     round what a first step changes; call `enorm_step` once before training.
 
+    An average of the parameters that is kept elsewhere does not follow: use
+    `enorm_step_with_state`, and `rescale` it by the scales that this returns.
+
     Nothing may follow that changes the updates: inside an `optax.chain` it must be the last.
     Members of a chain cannot reach each other's states, so that this is a wrapper::
 

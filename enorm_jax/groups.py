@@ -47,6 +47,15 @@ class Slot:
             return np.arange(math.prod(shape), dtype=np.int32)
         return np.frombuffer(self.table, np.int32).reshape(shape)
 
+    @functools.cached_property
+    def box(self) -> tuple[slice, ...]:
+        """The smallest part of the tensor that holds all its units: a slice an axis."""
+        box = [slice(0, n) for n in self.shape]
+        shape = tuple(self.shape[axis] for axis in self.axes)
+        for axis, index in zip(self.axes, np.nonzero(self.units.reshape(shape) >= 0), strict=True):
+            box[axis] = slice(int(index.min()), int(index.max()) + 1)
+        return tuple(box)
+
     @property
     def grid(self) -> np.ndarray:
         """The units, broadcastable to the tensor."""
@@ -223,6 +232,24 @@ def require_groups(groups: Any) -> None:
             f"groups must be what infer_groups returns, got {type(groups).__name__}: "
             "pass infer_groups(apply_fn, params, *inputs)"
         )
+
+
+def require_arrays(params: Params) -> None:
+    """Raises where parameters hold what cannot be trained, as a module of Equinox's does.
+
+    Args:
+      params: what a user passed.
+
+    Raises:
+      ValueError: if a leaf is a function or a text.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if callable(leaf) or isinstance(leaf, str):
+            raise ValueError(
+                f"params hold a {type(leaf).__name__} at {readable(jax.tree_util.keystr(path))}: "
+                "pass the arrays alone, of an Equinox module the first of "
+                "eqx.partition(model, eqx.is_inexact_array)"
+            )
 
 
 def readable(path: str) -> str:

@@ -122,7 +122,8 @@ class WeightNormDense(_WeightNormalized, nn.Dense):
 
     Parameters are ``kernel`` (v, as `kernel_init` draws it), ``gain`` (g, starts at ‖v‖, so that
     the layer starts as the plain one; Flax's own WeightNorm starts at 1 and loses the scale of the
-    initializer) and ``bias``. ENorm cannot balance it: the norm of v means nothing.
+    initializer) and ``bias``. ENorm cannot balance v, whose norm means nothing: in a chain
+    `enorm_step` refuses it; `infer_groups` balances g.
 
     Attributes:
       features: output units; and all others of `nn.Dense`.

@@ -140,8 +140,45 @@ print("same")
 """
 
 
+# Kernels that are sharded along one axis each: a unit's tensors lie differently.
+EXPLICIT = """
+import chex, jax, jax.numpy as jnp, optax
+from jax.sharding import NamedSharding, PartitionSpec as P
+from enorm_jax import energy, enorm_step, equi_normalize, infer_groups
+
+def apply(params, x):
+    whole = jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, P(*[None] * leaf.ndim)), params)
+    for _ in range(2):
+        x = jax.nn.relu(x @ whole["in"] + x[:, :1] * whole["bias"]) @ whole["out"]
+    return x @ whole["head"]
+
+keys = jax.random.split(jax.random.key(0), 3)
+shapes = {"in": (8, 16), "out": (16, 8), "head": (8, 4)}
+params = {n: jax.random.normal(k, shapes[n]) for n, k in zip(shapes, keys, strict=True)}
+params["bias"] = jnp.zeros(16)
+x = jnp.ones((2, 8))
+mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+with jax.set_mesh(mesh):
+    specs = {"in": P("data", None), "out": P("data", None), "head": P(None, "model"), "bias": P()}
+    shared = {n: jax.device_put(leaf, NamedSharding(mesh, specs[n])) for n, leaf in params.items()}
+    groups = infer_groups(apply, shared, jax.device_put(x, NamedSharding(mesh, P())))
+    assert sum(group.size for group in groups) == 16 and not groups[0].loops
+    optimizer = equi_normalize(optax.sgd(0.0, momentum=0.9), 1.1, groups=groups, p=3.5, cycles=2)
+    updates, _ = optimizer.update(shared, optimizer.init(shared), shared)
+    for new in (jax.jit(lambda p: enorm_step(p, 1.1, groups=groups, cycles=2, p=3.5))(shared),
+                optax.apply_updates(shared, updates)):
+        for name, leaf in new.items():
+            assert leaf.sharding.is_equivalent_to(shared[name].sharding, leaf.ndim), name
+        alone = enorm_step(params, 1.1, groups=groups, cycles=2, p=3.5)
+        chex.assert_trees_all_close(jax.device_get(new), jax.device_get(alone), rtol=1e-5)
+print("same")
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("program", "devices"), [(FOUR, 4), (TWO, 2)], ids=["runs", "gradients"])
+@pytest.mark.parametrize(
+    ("program", "devices"), [(FOUR, 4), (TWO, 2), (EXPLICIT, 4)], ids=["runs", "gradients", "mesh"]
+)
 def test_devices_share_the_work_and_give_what_one_gives(program, devices):
     flags = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",

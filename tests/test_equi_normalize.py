@@ -154,10 +154,11 @@ def test_accumulating_and_rescaling_commute(name, scaled):
     [
         optax.adagrad(1e-2, initial_accumulator_value=0.1),
         optax.chain(optax.clip_by_global_norm(1.0), MOMENTUM),
+        optax.chain(optax.adaptive_grad_clip(0.1), MOMENTUM),
         optax.MultiSteps(OPTIMIZERS["rmsprop_momentum"], 4),
         optax.polyak_sgd(),
     ],
-    ids=["initial_value", "clipped", "multi_steps", "needs_the_loss"],
+    ids=["initial_value", "clipped", "clipped_by_unit", "multi_steps", "needs_the_loss"],
 )
 def test_measured_degrees_agree_whatever_is_in_the_way(optimizer):
     check_degrees(optimizer, {"w": jnp.ones((2, 2)), "b": jnp.ones(2)})

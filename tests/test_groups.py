@@ -155,6 +155,31 @@ def test_seeds_sharded_over_devices():
     subprocess.run([sys.executable, "-c", SHARDED], check=True, env=os.environ | environment)
 
 
+def test_layers_stacked_in_one_tensor_cost_what_they_cost_apart():
+    """Each of its groups computes with its own layer, not with all."""
+    up, down, head, x = jnp.ones((8, 4, 6)), jnp.ones((8, 6, 4)), jnp.ones((4, 3)), jnp.ones((1, 4))
+
+    def layer(x, weights):
+        return x + jax.nn.relu(x @ weights[0]) @ weights[1], None
+
+    def stacked(params, x):
+        return jax.lax.scan(layer, x, (params["up"], params["down"]))[0] @ params["head"]
+
+    def apart(params, x):
+        for pair in params["layers"]:
+            x, _ = layer(x, pair)
+        return x @ params["head"]
+
+    def work(apply, params):
+        groups = infer_groups(apply, params, x)
+        assert len(groups) == 8
+        program = jax.jit(lambda params: enorm_step(params, 1.2, groups=groups))
+        return program.lower(params).compile().cost_analysis()["flops"]
+
+    whole = work(stacked, {"up": up, "down": down, "head": head})
+    assert whole < 1.5 * work(apart, {"layers": list(zip(up, down, strict=True)), "head": head})
+
+
 def test_groups_refuse_what_they_do_not_fit():
     network = networks.tied()
     groups = inferred(network)

@@ -223,6 +223,18 @@ def test_what_cannot_be_checked_says_so():
         jax.jit(lambda params: len(infer_groups(two_layers, params, x)))(params)
 
 
+def test_a_part_of_a_tensor_is_told_by_its_indices():
+    params = networks.tensors(both=(3, 9), out=(4, 2), out2=(5, 2))
+
+    def apply(p, x):
+        y = x @ p["both"]
+        return jax.nn.relu(y[:, :4]) @ p["out"] + jnp.tanh(y[:, 4:]) @ p["out2"]
+
+    text = explain(infer_groups(apply, params, jnp.ones((1, 3))))
+    assert "both[1 at 0-3]  out[0]" in text
+    assert "out, out2   2      output of the network" in text
+
+
 def test_what_is_no_tree_of_trained_parameters_is_refused():
     params, x = networks.tensors(a=(2, 3), bias=(3,), b=(3, 2)), jnp.ones((1, 2))
     with pytest.raises(ValueError, match=r"one array and no input.*infer_groups_nnx"):
@@ -232,6 +244,9 @@ def test_what_is_no_tree_of_trained_parameters_is_refused():
     variables = {"params": params, "batch_stats": {"mean": jnp.ones(3)}}
     with pytest.raises(ValueError, match=r"batch_stats is not trained: pass variables\['params"):
         infer_groups(lambda variables, x: two_layers(variables["params"], x), variables, x)
+    for call in (infer_groups, lambda _, params, x: enorm_step(params)):
+        with pytest.raises(ValueError, match=r"hold a custom_jvp at act: .*eqx\.partition"):
+            call(two_layers, params | {"act": jax.nn.relu6}, x)
     named = {"params": params, "temperature": jnp.ones(())}
     groups = infer_groups(
         lambda named, x: two_layers(named["params"], x) / named["temperature"], named, x

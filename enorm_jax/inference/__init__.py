@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from enorm_jax.groups import Groups, Params
+from enorm_jax.groups import Groups, Params, require_arrays
 from enorm_jax.inference import control as _control
 from enorm_jax.inference import elementwise as _elementwise
 from enorm_jax.inference import linear as _linear
@@ -79,6 +79,7 @@ def infer_groups(
             "there is one array and no input: write infer_groups(apply_fn, params, *inputs), or of "
             "a Flax NNX module infer_groups_nnx(model, *inputs)"
         )
+    require_arrays(params)
     untrained = [name for name in ("batch_stats", "cache") if _has(params, name)]
     if untrained and _has(params, "params"):
         raise ValueError(

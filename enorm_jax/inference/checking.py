@@ -121,7 +121,8 @@ def _without_zeros(leaf: Any, rng: np.random.Generator) -> Any:
     if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
         return leaf
     noise = jnp.asarray(rng.uniform(0.05, 0.15, np.shape(leaf)), dtype_of(leaf))
-    return jnp.where(leaf == 0, noise, leaf)
+    zeros = jnp.asarray(leaf == 0, noise.dtype)
+    return leaf + noise * zeros  # not `where`, which asks for equal shardings
 
 
 def _absolute(leaf: Any) -> Any:

@@ -10,8 +10,8 @@ from enorm_jax.inference.values import Fixed, Scaled, Value, View, compact
 _ZERO = Fixed(np.zeros(()))
 
 
-@rule("neg", "abs", "copy", "copy_p", "reduce_precision", "sharding_constraint", "name")
-@rule("real", "stop_gradient", "pvary")
+@rule("neg", "abs", "copy", "copy_p", "reduce_precision", "name")
+@rule("real", "stop_gradient", "pvary", "sharding_constraint", "reshard")
 def same(trace: Trace, equation: JaxprEqn, x: Value) -> Value:
     """What scales as its operand."""
     return x
@@ -107,7 +107,7 @@ def product(trace: Trace, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     conflict = (roots[0] != 0) & (roots[1] != 0)
     if conflict.any():
         loser = a if np.unique(roots[0]).size < np.unique(roots[1]).size else b
-        trace.because("product of two activations (as in a normalization)")
+        trace.because("product of two activations (attention, gate, normalization)")
         trace.unify(np.broadcast_to(loser, conflict.shape)[conflict], np.zeros(1, np.int32))
     return compact(trace.units.top(np.where(trace.units.find(a) != 0, a, b)))
 

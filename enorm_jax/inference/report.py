@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import Sequence
 
-from enorm_jax.groups import Groups, LeftAlone, Slot, readable, require_groups
+from enorm_jax.groups import Groups, Slot, readable, require_groups
 
 
 def explain(groups: Groups) -> str:
     """A table of the groups, and of what is left alone because of which operation.
 
-    A number in brackets is the axis whose indices are the group's units. Of a kernel that is
+    A number in brackets is the axis whose indices are the group's units, with the first and last
+    of them where the tensor has others besides: ``qkv/kernel[1 at 0-5]``. Of a kernel that is
     computed with before it is multiplied by, such as a standardized one, each element counts as a
     unit that is left alone.
 
@@ -49,19 +50,26 @@ def explain(groups: Groups) -> str:
     tables = [_table(rows)] if len(rows) > 1 else ["no unit is balanced"]
     if groups.left_alone:
         causes: list[tuple[str, ...]] = [("left alone", "units", "because of")]
-        for (units, reason), together in itertools.groupby(groups.left_alone, _cause):
-            tensors = ", ".join(readable(left.path) for left in together)
-            causes.append((tensors, str(units or ""), reason))
+        tensors: dict[tuple[int, str], list[str]] = {}
+        for left in groups.left_alone:
+            tensors.setdefault((left.units, left.reason), []).append(readable(left.path))
+        for (units, reason), names_of in tensors.items():
+            causes.append((", ".join(names_of), str(units or ""), reason))
         tables.append(_table(causes))
     return "\n\n".join(tables)
 
 
-def _cause(left: LeftAlone) -> tuple[int, str]:
-    return left.units, left.reason
-
-
 def _label(slot: Slot) -> str:
-    return slot.name + (f"[{','.join(map(str, slot.axes))}]" if slot.axes else "")
+    axes = ", ".join(_axis(slot, axis) for axis in slot.axes)
+    return f"{slot.name}[{axes}]" if axes else slot.name
+
+
+def _axis(slot: Slot, axis: int) -> str:
+    """An axis, and where along it the units lie if not from its first index to its last."""
+    first, end = slot.box[axis].start, slot.box[axis].stop
+    if (first, end) == (0, slot.shape[axis]):
+        return str(axis)
+    return f"{axis} at {first}" + (f"-{end - 1}" if end - first > 1 else "")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
