@@ -1,7 +1,7 @@
 """A unit's norms over all tensors around it, and the scale that balances them."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, overload
 
 import jax
@@ -107,7 +107,8 @@ def _per_unit(slot: Slot, x: jax.Array, size: int, how: Literal["sum", "max"]) -
     others = tuple(axis for axis in range(x.ndim) if axis not in slot.axes)
 
     def along(x: jax.Array) -> jax.Array:
-        return _whole(x.sum(others) if how == "sum" else x.max(others))
+        x = x.sum(others) if how == "sum" else x.max(others)
+        return _unsharded(x, range(x.ndim))
 
     if slot.table is None:
         return along(x).reshape(size)
@@ -115,15 +116,6 @@ def _per_unit(slot: Slot, x: jax.Array, size: int, how: Literal["sum", "max"]) -
     empty = jnp.zeros(size + 1, x.dtype).at[units]
     # -1, none of this group, goes to the end
     return (empty.add(along(x)) if how == "sum" else empty.max(along(x)))[:size]
-
-
-def _whole(x: jax.Array) -> jax.Array:
-    """A vector that every device holds, where the mesh's axes are explicit.
-
-    A unit's tensors may be sharded along different axes, and each keeps its own.
-    """
-    sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)
-    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)) if sharded else x
 
 
 @overload
@@ -135,6 +127,20 @@ def _part(slot: Slot, x: Any) -> Any:
 
     Where layers are stacked in one tensor, each of its groups then costs its own layer.
     """
-    if slot.table is None:
+    sizes = enumerate(zip(slot.box, x.shape, strict=True))
+    cut = {axis: box for axis, (box, n) in sizes if n > 1 and box != slice(0, n)}
+    if not cut:
         return x
-    return x[tuple(box if n > 1 else slice(n) for box, n in zip(slot.box, x.shape, strict=True))]
+    return _unsharded(x, cut)[tuple(cut.get(axis, slice(None)) for axis in range(x.ndim))]
+
+
+def _unsharded(x: jax.Array, axes: Collection[int]) -> jax.Array:
+    """An array that every device holds whole along some axes, where those of the mesh are explicit.
+
+    A unit's tensors may be sharded along different axes: their norms have to lie alike.
+    """
+    spec = jax.typeof(x).sharding.spec
+    if all(spec[axis] is None for axis in axes):
+        return x
+    kept = (None if axis in axes else sharded for axis, sharded in enumerate(spec))
+    return jax.sharding.reshard(x, PartitionSpec(*kept))

@@ -171,6 +171,20 @@ with jax.set_mesh(mesh):
             assert leaf.sharding.is_equivalent_to(shared[name].sharding, leaf.ndim), name
         alone = enorm_step(params, 1.1, groups=groups, cycles=2, p=3.5)
         chex.assert_trees_all_close(jax.device_get(new), jax.device_get(alone), rtol=1e-5)
+    both = {"in": shared["in"], "out": shared["head"]}  # of two groups, sharded across them
+    both["in"] = jax.sharding.reshard(both["in"], P(None, "model"))
+    both["out"] = jnp.ones((6, 4), out_sharding=P("data", None))
+    both["out2"] = jnp.ones((10, 4), out_sharding=P("data", None))
+    def fused(p, x):
+        y = jax.nn.relu(x @ p["in"])
+        return y[:, :6] @ p["out"] + 2 * (y[:, 6:] @ p["out2"])
+plain = jax.tree.map(jnp.asarray, jax.device_get(both))
+groups = infer_groups(fused, plain, x)
+want = enorm_step(plain, 1.1, groups=groups)
+with jax.set_mesh(mesh):
+    new = enorm_step(both, 1.1, groups=groups)
+    assert new["in"].sharding.spec == P(None, "model")
+    chex.assert_trees_all_close(jax.device_get(new), jax.device_get(want), rtol=1e-5)
 print("same")
 """
 
