@@ -51,9 +51,10 @@ class Slot:
     def box(self) -> tuple[slice, ...]:
         """The smallest part of the tensor that holds all its units: a slice an axis."""
         box = [slice(0, n) for n in self.shape]
-        shape = tuple(self.shape[axis] for axis in self.axes)
-        for axis, index in zip(self.axes, np.nonzero(self.units.reshape(shape) >= 0), strict=True):
-            box[axis] = slice(int(index.min()), int(index.max()) + 1)
+        if self.axes:
+            held = np.nonzero(self.units.reshape([self.shape[axis] for axis in self.axes]) >= 0)
+            for axis, index in zip(self.axes, held, strict=True):
+                box[axis] = slice(int(index.min()), int(index.max()) + 1)
         return tuple(box)
 
     @property
