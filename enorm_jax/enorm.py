@@ -114,14 +114,11 @@ def enorm_step(
             f"bias must be 'scale' or 'keep', got {bias!r}"
             + ("; 'gauge' needs a state: use equi_normalize" if bias == "gauge" else "")
         )
-    require_arrays(params)
-    # The barriers keep XLA from computing the optimizer's update again in every norm, and the
-    # scales again for every weight.
-    params = jax.lax.optimization_barrier(params)
+    params = computed_once(params)
     scales = cumulative_scales(
         params, c, groups=groups, p=p, cycles=cycles, order=order, balance_last=balance_last
     )
-    return rescale(params, jax.lax.optimization_barrier(scales), groups, bias=bias)
+    return rescale(params, computed_once(scales), groups, bias=bias)
 
 
 def cycle_scales(
@@ -236,6 +233,25 @@ def cumulative_scales(
     if cycles > 1:
         total = jax.lax.fori_loop(1, cycles, lambda _, scales: cycle(scales), total)
     return total
+
+
+def computed_once(tree: Any) -> Any:
+    """Parameters or scales that XLA computes once, whatever reads them.
+
+    Without the barrier it computes the optimizer's update again in every norm, and the scales
+    again for every weight.
+
+    Args:
+      tree: arrays.
+
+    Returns:
+      The same.
+
+    Raises:
+      ValueError: as `require_arrays`.
+    """
+    require_arrays(tree)
+    return jax.lax.optimization_barrier(tree)
 
 
 def check_arguments(c: Any, p: float, cycles: int, order: str) -> None:

@@ -186,14 +186,36 @@ def intervals(groups: Mapping[int, Sequence[float]]) -> dict[int, tuple[float, f
       >>> {depth: (mean, round(half, 2)) for depth, (mean, half) in found.items()}
       {1: (55.0, 2.6), 3: (55.0, 2.12)}
     """
-    squares = [float(np.var(values)) * len(values) for values in groups.values()]
-    freedom = sum(len(values) - 1 for values in groups.values())
-    deviation = math.sqrt(sum(squares) / freedom) if freedom else math.nan
+    variance, freedom = scatter(groups.values())
     t = float(scipy.special.stdtrit(freedom, 0.975)) if freedom else math.nan
     return {
-        name: (float(np.mean(v)), t * deviation / math.sqrt(len(v)) if len(v) > 1 else None)
+        name: (float(np.mean(v)), t * math.sqrt(variance / len(v)) if len(v) > 1 else None)
         for name, v in groups.items()
     }
+
+
+def scatter(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    r"""The variance of groups that scatter alike, each about its own mean; see `intervals`.
+
+    .. math::
+        s^2 = \frac{1}{\nu} \sum_g \sum_{i=1}^{n_g} (x_{g,i} - \bar x_g)^2, \quad
+        \nu = \sum_g (n_g - 1)
+
+    Args:
+      groups: measurements; groups of one say nothing.
+
+    Returns:
+      s², 0 where nothing is known of it, and its degrees of freedom ν.
+
+    Example:
+      >>> from enorm_jax.results import scatter
+      >>> scatter([[54.0, 56.0], [54.0, 55.0, 56.0], [51.0]])
+      (1.3333333333333333, 3)
+    """
+    several = [values for values in groups if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    square = sum(float(np.var(values)) * len(values) for values in several)
+    return (square / freedom if freedom else 0.0), freedom
 
 
 def pooled(results: Sequence[dict[str, Any]]) -> tuple[dict[int, list[float]], dict[int, int]]:

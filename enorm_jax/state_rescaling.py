@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from enorm_jax.enorm import Order, cumulative_scales
+from enorm_jax.enorm import Order, computed_once, cumulative_scales
 from enorm_jax.groups import Groups, Params, by_path, chain_groups
 from enorm_jax.opt_state import Degrees, walk_state
 from enorm_jax.scaling import Scales, rescale
@@ -149,13 +149,12 @@ def enorm_step_with_state(
     """
     if bias not in ("scale", "keep", "gauge"):
         raise ValueError(f"bias must be 'scale', 'keep' or 'gauge', got {bias!r}")
-    # As in `enorm_step`, the barriers keep XLA from computing updates and scales again.
-    params = jax.lax.optimization_barrier(params)
+    params = computed_once(params)
     fast = fast_params(params)
     scales = cumulative_scales(
         fast, c, groups=groups, p=p, cycles=cycles, order=order, balance_last=balance_last
     )
-    scales = jax.lax.optimization_barrier(scales)
+    scales = computed_once(scales)
 
     def moved(tree: Params) -> Params:
         return rescale(tree, scales, groups, bias="keep" if bias == "keep" else "scale")

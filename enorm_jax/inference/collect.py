@@ -93,9 +93,10 @@ def _left_alone(trace: Trace, balanced: set[int]) -> Iterable[LeftAlone]:
         pinned = trace.uses.pinned.get(leaf, "factor 1")
         units = np.unique(compact(out))
         reasons: collections.Counter[str] = collections.Counter()
-        for unit, root in zip(units.tolist(), trace.units.find(units).tolist(), strict=True):
+        roots, whys = trace.units.find(units).tolist(), trace.units.why(units)
+        for unit, root, why in zip(units.tolist(), roots, whys, strict=True):
             if unit > 0 and root not in balanced:
-                reasons[(trace.units.why(unit) if root == 0 else None) or "no kernel reads it"] += 1
+                reasons[why or "no kernel reads it"] += 1
         if units.max() == 0:
             yield LeftAlone(path, 0, pinned)
         yield from (LeftAlone(path, count, reason) for reason, count in reasons.items())

@@ -74,9 +74,9 @@ class Units:
             causes[causes == 0] = len(self._texts) - 1
         self._cause[loose], self._parent[loose] = causes, 0
 
-    def why(self, unit: int) -> str | None:
-        """Why a unit has the fixed scale; None for unit 0 itself and for free units."""
-        return self._texts[self._causes(np.array([unit]))[0]] or None
+    def why(self, ids: np.ndarray) -> list[str]:
+        """Why units have the fixed scale; empty for unit 0 itself and for free units."""
+        return [self._texts[cause] for cause in self._causes(ids).tolist()]
 
     def _causes(self, ids: np.ndarray) -> np.ndarray:
         """The number of the text that is nearest on each unit's way to its root."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import scipy.stats
 
+from enorm_jax.results import scatter
 from verdicts.runs import DEPTHS, Runs, Setting
 from verdicts.store import Store
 
@@ -67,17 +68,12 @@ def spread(store: Store, runs: Runs) -> Spread:
     Returns:
       Its variance; 0 with no degrees of freedom if no depth has two runs.
     """
-    square, freedom = 0.0, 0
     depths = sorted({*DEPTHS, runs.depth})
     if store.of_rates:
         rate = runs.learning_rate
         depths = [p for p in depths if runs.setting.learning_rate(p) == rate]
-    for depth in depths:
-        found = store.at(runs.setting, depth, runs.precision)
-        if len(found.accuracies) > 1:
-            square += sum((value - found.mean) ** 2 for value in found.accuracies)
-            freedom += len(found.accuracies) - 1
-    return Spread(square / freedom if freedom else 0.0, freedom)
+    found = (store.at(runs.setting, depth, runs.precision) for depth in depths)
+    return Spread(*scatter(of_depth.accuracies for of_depth in found))
 
 
 def contrast(store: Store, terms: Sequence[tuple[float, Runs]]) -> Estimate:
