@@ -48,31 +48,60 @@ def check_degrees(optimizer: Any, params: Any, degrees: Degrees | None = None) -
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         # A clipping threshold only shows in large gradients, an initial value only in small ones;
         # a threshold may be a share of the parameters' norm.
+        faults = []
         for size, weight in ((1.0, 0.0), (1e3, 0.0), (1e-3, 0.0), (1e-3, 1.0)):
             if not (fault := _fault(optimizer, params, degrees, size, weight)):
                 return
-        field, power = fault.split()
-        name, _, attribute = field.partition(".")
+            faults.append(fault)
+        place, power, measured = faults[-1]
+        name, _, attribute = place.partition(".")
+        powers = f"{attribute!r}: power, ..." if measured is None else repr(measured)[1:-1]
         raise ValueError(
-            f"{field} of this optimizer does not scale as the gradient to the power {power}: pass "
-            f"degrees={{{name}: {{{attribute!r}: power, ...}}}} with the powers of the weight that "
-            "its fields follow"
+            f"{place} of this optimizer does not scale as the gradient to the power {power}: pass "
+            f"degrees={{{name}: {{{powers}}}}}, the powers of the weight that its fields follow"
+            + (" in a test with gradients of two sizes" if measured is not None else "")
         )
 
 
-def _fault(optimizer: Any, params: Any, degrees: Degrees | None, size: float, weight: float) -> str:
-    """The first field that scales otherwise and its power, or an empty text."""
+def _fault(
+    optimizer: Any, params: Any, degrees: Degrees | None, size: float, weight: float
+) -> tuple[str, int, dict[str, int] | None] | None:
+    """The first field that scales otherwise, its power in the table, and its class's powers."""
     try:
         whole, half = (
             _fields(optimizer, params, degrees, size * factor, weight) for factor in (1, 0.5)
         )
     except Exception:  # it needs other arguments or shapes: nothing is known about it
-        return ""
-    for (place, exponent, before), (_, _, after) in zip(whole, half, strict=True):
-        for a, b in zip(before, after, strict=True):
-            if exponent <= 0 and not np.allclose(b, a * 0.5**-exponent, rtol=1e-2, atol=0):
-                return f"{place} {-exponent}"
-    return ""
+        return None
+    fields = [
+        (place, exponent, before, after)
+        for (place, exponent, before), (_, _, after) in zip(whole, half, strict=True)
+    ]
+    for place, exponent, before, after in fields:
+        if exponent <= 0 and not _follows(before, after, exponent):
+            return place, -exponent, _measured(place.partition(".")[0], fields)
+    return None
+
+
+def _follows(before: list[np.ndarray], after: list[np.ndarray], exponent: int) -> bool:
+    """Whether a field follows a power of the weight, where gradients are half as large after."""
+    pairs = zip(before, after, strict=True)
+    return all(np.allclose(b, a * 0.5**-exponent, rtol=1e-2, atol=0) for a, b in pairs)
+
+
+def _measured(name: str, fields: list[Any]) -> dict[str, int] | None:
+    """The powers of the weight that a class's fields follow, or None where there are none."""
+    powers = {}
+    for place, exponent, before, after in fields:
+        of, _, field = place.partition(".")
+        if of != name:
+            continue
+        fitting = [k for k in (exponent, 0, -1, -2) if k > 0 or _follows(before, after, k)]
+        if not fitting:
+            return None
+        powers[field] = fitting[0]
+    # All 0 where gradients were clipped or normalized as a whole: their norm follows no weight.
+    return powers if any(powers.values()) else None
 
 
 def _fields(

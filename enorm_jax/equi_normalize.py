@@ -10,7 +10,7 @@ from enorm_jax.bias_gauge import advance_gauge, gauge_gradients, initial_gauge
 from enorm_jax.chain_guard import require_all, require_last, require_stateless_siblings
 from enorm_jax.degree_check import check_degrees
 from enorm_jax.enorm import Order, check_arguments, require_count, require_plain, usable
-from enorm_jax.groups import Groups, by_path
+from enorm_jax.groups import Groups, by_path, require_arrays
 from enorm_jax.nnx_groups import without_variables
 from enorm_jax.opt_state import Degrees
 from enorm_jax.scaling import Scales
@@ -129,6 +129,7 @@ def equi_normalize(
         return updates, inner_state, advance_gauge(gauge, scales) if gauge else gauge
 
     def init(params: Any) -> EquiNormalizeState:
+        require_arrays(params)
         if optimizer is None:
             require_stateless_siblings(params, degrees)
         else:

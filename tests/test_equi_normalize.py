@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import chex
 import jax
@@ -223,11 +224,20 @@ def test_a_state_that_no_rescaling_is_right_for_is_not_to_be_taught(container, o
     assert "degrees=" not in str(refusal.value)
 
 
-def test_degrees_teach_it_a_class(scaled):
-    adamax = optax.adamax(1e-2, eps=1e-60)
-    degrees = {optax.ScaleByAdamState: {"mu": -1, "nu": -1}}
-    check_degrees(adamax, scaled[0], degrees)
-    commutes(adamax, scaled, degrees=degrees)
+@pytest.mark.parametrize(
+    ("optimizer", "measured"),
+    [
+        (optax.adamax(1e-2, eps=1e-60), {"mu": -1, "nu": -1}),
+        (optax.contrib.adopt(1e-2), {"mu": 0, "nu": -2}),
+    ],
+    ids=["adamax", "adopt"],
+)
+def test_a_refusal_measures_the_powers_that_teach_it_a_class(scaled, optimizer, measured):
+    with pytest.raises(ValueError, match=re.escape(f"{{ScaleByAdamState: {measured}}}")):
+        check_degrees(optimizer, scaled[0])
+    degrees = {optax.ScaleByAdamState: measured}
+    check_degrees(optimizer, scaled[0], degrees)
+    commutes(optimizer, scaled, degrees=degrees)
 
 
 def train(optimizer, params, steps, gradients=gradient):

@@ -7,11 +7,21 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import linen_networks
 import networks
-from enorm_jax import FullyConnected, check, energy, enorm_step, explain, infer_groups, rescale
+from enorm_jax import (
+    FullyConnected,
+    check,
+    energy,
+    enorm_step,
+    equi_normalize,
+    explain,
+    infer_groups,
+    rescale,
+)
 from enorm_jax.methods import STUDY, make_method
 
 
@@ -244,7 +254,12 @@ def test_what_is_no_tree_of_trained_parameters_is_refused():
     variables = {"params": params, "batch_stats": {"mean": jnp.ones(3)}}
     with pytest.raises(ValueError, match=r"batch_stats is not trained: pass variables\['params"):
         infer_groups(lambda variables, x: two_layers(variables["params"], x), variables, x)
-    for call in (infer_groups, lambda _, params, x: enorm_step(params)):
+    wrapped = equi_normalize(optax.sgd(0.1), c=1.2)
+    for call in (
+        infer_groups,
+        lambda _, params, x: enorm_step(params),
+        lambda _, params, x: wrapped.init(params),
+    ):
         with pytest.raises(ValueError, match=r"hold a custom_jvp at act: .*eqx\.partition"):
             call(two_layers, params | {"act": jax.nn.relu6}, x)
     named = {"params": params, "temperature": jnp.ones(())}
