@@ -245,6 +245,38 @@ def test_a_part_of_a_tensor_is_told_by_its_indices():
     assert "out, out2   2      output of the network" in text
 
 
+@pytest.mark.parametrize("scanned", [False, True])
+def test_a_recurrent_kernel_is_left_alone_for_what_its_cell_does(scanned):
+    params, x = networks.tensors(into=(3, 4), loop=(4, 4), out=(4, 2)), jnp.ones((5, 2, 3))
+
+    def apply(p, x):
+        def cell(state, x):
+            return jnp.tanh(x @ p["into"] + state @ p["loop"]), None
+
+        state = jnp.zeros((2, 4))
+        if scanned:
+            return jax.lax.scan(cell, state, x)[0] @ p["out"]
+        for step in x:
+            state, _ = cell(state, step)
+        return state @ p["out"]
+
+    left = infer_groups(apply, params, x).left_alone
+    assert [tensor.path for tensor in left] == ["['into']", "['loop']", "['out']"]
+    assert ["tanh" in tensor.reason for tensor in left] == [True, True, False]
+
+
+def test_many_tensors_of_one_cause_stand_on_several_lines():
+    names = [f"kernel_of_layer_{k:02d}" for k in range(12)]
+    params = networks.tensors(**dict.fromkeys(names, (4, 4)))
+
+    def apply(p, x):
+        return sum(x @ p[name] for name in names)
+
+    text = explain(infer_groups(apply, params, jnp.ones((1, 4))))
+    assert all(name in text for name in names)
+    assert max(map(len, text.splitlines())) < 120
+
+
 def test_what_is_no_tree_of_trained_parameters_is_refused():
     params, x = networks.tensors(a=(2, 3), bias=(3,), b=(3, 2)), jnp.ones((1, 2))
     with pytest.raises(ValueError, match=r"one array and no input.*infer_groups_nnx"):

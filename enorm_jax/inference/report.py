@@ -1,9 +1,13 @@
 """Groups as a table for people."""
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 
 from enorm_jax.groups import Groups, Slot, readable, require_groups
+
+# Of the tensors that one cause leaves alone: two of a transformer's paths.
+_NAMES_WIDTH = 80
 
 
 def explain(groups: Groups) -> str:
@@ -54,7 +58,9 @@ def explain(groups: Groups) -> str:
         for left in groups.left_alone:
             tensors.setdefault((left.units, left.reason), []).append(readable(left.path))
         for (units, reason), names_of in tensors.items():
-            causes.append((", ".join(names_of), str(units or ""), reason))
+            first, *more = _lines(names_of)
+            causes.append((first, str(units or ""), reason))
+            causes += [(line, "", "") for line in more]
         tables.append(_table(causes))
     return "\n\n".join(tables)
 
@@ -70,6 +76,12 @@ def _axis(slot: Slot, axis: int) -> str:
     if (first, end) == (0, slot.shape[axis]):
         return str(axis)
     return f"{axis} at {first}" + (f"-{end - 1}" if end - first > 1 else "")
+
+
+def _lines(names: Sequence[str]) -> list[str]:
+    return textwrap.wrap(
+        ", ".join(names), _NAMES_WIDTH, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -152,7 +152,9 @@ class Uses:
         old_out, old_in = self._out[index[again]], self._in[index[again]]
         find, unify = self._units.find, self._units.unify
         keeps = (find(out) == find(into)) | (find(old_out) == find(old_in))
-        unify(out[keeps], into[keeps], reason)
+        # An end that is fixed by now is so for the same cause in both uses.
+        fixed = (find(old_out) == 0) & (find(into) == 0)
+        unify(out[keeps], np.where(fixed, old_out, into)[keeps], reason)
         unify(old_out[keeps], old_in[keeps], reason)
         unify(out[~keeps], old_out[~keeps], reason)
         unify(into[~keeps], old_in[~keeps], reason)
