@@ -48,39 +48,37 @@ def check_degrees(optimizer: Any, params: Any, degrees: Degrees | None = None) -
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         # A clipping threshold only shows in large gradients, an initial value only in small ones;
         # a threshold may be a share of the parameters' norm.
-        faults = []
+        refusal = ""
         for size, weight in ((1.0, 0.0), (1e3, 0.0), (1e-3, 0.0), (1e-3, 1.0)):
-            if not (fault := _fault(optimizer, params, degrees, size, weight)):
+            if not (refusal := _refusal(optimizer, params, degrees, size, weight)):
                 return
-            faults.append(fault)
-        place, power, measured = faults[-1]
-        name, _, attribute = place.partition(".")
-        powers = f"{attribute!r}: power, ..." if measured is None else repr(measured)[1:-1]
-        raise ValueError(
-            f"{place} of this optimizer does not scale as the gradient to the power {power}: pass "
-            f"degrees={{{name}: {{{powers}}}}}, the powers of the weight that its fields follow"
-            + (" in a test with gradients of two sizes" if measured is not None else "")
-        )
+        raise ValueError(refusal)
 
 
-def _fault(
+def _refusal(
     optimizer: Any, params: Any, degrees: Degrees | None, size: float, weight: float
-) -> tuple[str, int, dict[str, int] | None] | None:
-    """The first field that scales otherwise, its power in the table, and its class's powers."""
+) -> str:
+    """What to tell of the first field that scales otherwise, or an empty text."""
     try:
         whole, half = (
             _fields(optimizer, params, degrees, size * factor, weight) for factor in (1, 0.5)
         )
     except Exception:  # it needs other arguments or shapes: nothing is known about it
-        return None
-    fields = [
-        (place, exponent, before, after)
-        for (place, exponent, before), (_, _, after) in zip(whole, half, strict=True)
-    ]
+        return ""
+    fields = [(*field, after) for field, (_, _, after) in zip(whole, half, strict=True)]
     for place, exponent, before, after in fields:
-        if exponent <= 0 and not _follows(before, after, exponent):
-            return place, -exponent, _measured(place.partition(".")[0], fields)
-    return None
+        if exponent > 0 or _follows(before, after, exponent):
+            continue
+        name, _, attribute = place.partition(".")
+        powers, source = f"{{{attribute!r}: power, ...}}", ""
+        if measured := _measured(name, fields):
+            powers, source = str(measured), " in a test with gradients of two sizes"
+        return (
+            f"{place} of this optimizer does not scale as the gradient to the power {-exponent}: "
+            f"pass degrees={{{name}: {powers}}}, the powers of the weight that its fields "
+            f"follow{source}"
+        )
+    return ""
 
 
 def _follows(before: list[np.ndarray], after: list[np.ndarray], exponent: int) -> bool:
@@ -89,19 +87,23 @@ def _follows(before: list[np.ndarray], after: list[np.ndarray], exponent: int) -
     return all(np.allclose(b, a * 0.5**-exponent, rtol=1e-2, atol=0) for a, b in pairs)
 
 
-def _measured(name: str, fields: list[Any]) -> dict[str, int] | None:
-    """The powers of the weight that a class's fields follow, or None where there are none."""
-    powers = {}
-    for place, exponent, before, after in fields:
+def _measured(name: str, fields: list[Any]) -> dict[str, int]:
+    """The powers of the weight that the fields of a class follow; empty where one follows none."""
+    of_class: dict[str, list[Any]] = {}
+    for place, *pair in fields:
         of, _, field = place.partition(".")
-        if of != name:
-            continue
-        fitting = [k for k in (exponent, 0, -1, -2) if k > 0 or _follows(before, after, k)]
-        if not fitting:
-            return None
-        powers[field] = fitting[0]
+        if of == name:
+            of_class.setdefault(field, []).append(pair)
+    powers = {}
+    for field, states in of_class.items():
+        for power in (states[0][0], 0, -1, -2):
+            if power > 0 or all(_follows(before, after, power) for _, before, after in states):
+                powers[field] = power
+                break
+        else:
+            return {}
     # All 0 where gradients were clipped or normalized as a whole: their norm follows no weight.
-    return powers if any(powers.values()) else None
+    return powers if any(powers.values()) else {}
 
 
 def _fields(

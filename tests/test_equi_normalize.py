@@ -240,6 +240,12 @@ def test_a_refusal_measures_the_powers_that_teach_it_a_class(scaled, optimizer, 
     commutes(optimizer, scaled, degrees=degrees)
 
 
+def test_no_powers_are_named_where_states_of_a_class_follow_different_ones(scaled):
+    branches = {"heavy": optax.adam(1e-2), "light": optax.adamax(1e-2)}
+    with pytest.raises(ValueError, match=re.escape("{ScaleByAdamState: {'nu': power, ...}}")):
+        check_degrees(optax.partition(branches, labels), scaled[0])
+
+
 def train(optimizer, params, steps, gradients=gradient):
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for seed in range(steps):

@@ -150,10 +150,11 @@ class Uses:
             return
         out, into = out[again], into[again]
         old_out, old_in = self._out[index[again]], self._in[index[again]]
-        find, unify = self._units.find, self._units.unify
-        keeps = (find(out) == find(into)) | (find(old_out) == find(old_in))
+        unify = self._units.unify
+        roots = [self._units.find(ids) for ids in (out, into, old_out, old_in)]
+        keeps = (roots[0] == roots[1]) | (roots[2] == roots[3])
         # An end that is fixed by now is so for the same cause in both uses.
-        fixed = (find(old_out) == 0) & (find(into) == 0)
+        fixed = (roots[1] == 0) & (roots[2] == 0)
         unify(out[keeps], np.where(fixed, old_out, into)[keeps], reason)
         unify(old_out[keeps], old_in[keeps], reason)
         unify(out[~keeps], old_out[~keeps], reason)
